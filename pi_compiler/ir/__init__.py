@@ -1,0 +1,1 @@
+"""Intermediate representations: graph, stages, layout, program, parameters."""

@@ -1,0 +1,1 @@
+"""Slot algorithms, written once over an abstract value."""

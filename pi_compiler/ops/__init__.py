@@ -1,0 +1,1 @@
+"""The ONNX operators that the compiler knows, one block each."""

@@ -1,0 +1,1 @@
+"""Passes: functions from Compilation to Compilation, one file each."""

@@ -1,0 +1,1 @@
+"""Tables, JSON and pages made from a compiled model and its traces."""
