@@ -103,7 +103,9 @@ def next_power(n: int) -> int:
     return 1 << max(0, (n - 1).bit_length())
 
 
-def place(shape: Shape, slots: int, slot: IntArray, *, period: int | None = None, name: str = "plain", zero: bool = True) -> Layout:
+def place(
+    shape: Shape, slots: int, slot: IntArray, *, period: int | None = None, name: str = "plain", zero: bool = True
+) -> Layout:
     """A layout from the slot number of each element, over as many ciphertexts as it takes.
 
     Args:

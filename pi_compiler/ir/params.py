@@ -114,7 +114,13 @@ def security_bits(log_n: int, log_qp: float) -> int:
 
 
 def make_params(
-    log_n: int, depth: int, log_scale: float, *, log_q0: float, log_special: float, specials: int = 1,
+    log_n: int,
+    depth: int,
+    log_scale: float,
+    *,
+    log_q0: float,
+    log_special: float,
+    specials: int = 1,
     insecure: bool = False,
 ) -> Params:
     """A chain of ``depth`` rescaling primes near the scale, below them q_0, above them P.
@@ -134,7 +140,8 @@ def make_params(
     """
     if log_n not in MAX_LOG_QP:
         raise ParameterError(
-            f"ring degree 2^{log_n} is outside the security table", f"allowed: 2^{min(MAX_LOG_QP)} to 2^{max(MAX_LOG_QP)}"
+            f"ring degree 2^{log_n} is outside the security table",
+            f"allowed: 2^{min(MAX_LOG_QP)} to 2^{max(MAX_LOG_QP)}",
         )
     chain = ntt_primes(log_n, log_scale, depth)
     first = ntt_primes(log_n, log_q0, 1, chain)

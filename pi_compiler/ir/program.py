@@ -113,8 +113,14 @@ class Program:
     def __iter__(self) -> Iterator[Instr]:
         k = self.arity
         columns = zip(
-            self.op.tolist(), self.a.tolist(), self.b.tolist(), self.imm.tolist(), self.const.tolist(),
-            self.plain_scale.tolist(), self.origin.tolist(), strict=True,
+            self.op.tolist(),
+            self.a.tolist(),
+            self.b.tolist(),
+            self.imm.tolist(),
+            self.const.tolist(),
+            self.plain_scale.tolist(),
+            self.origin.tolist(),
+            strict=True,
         )
         for i, (op, a, b, imm, const, plain_scale, origin) in enumerate(columns):
             yield Instr(Opcode(op), a, b, k + i, imm, const, plain_scale, origin)
