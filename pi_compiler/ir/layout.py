@@ -15,6 +15,7 @@ import numpy as np
 
 from pi_compiler.errors import InternalError, ShapeMismatch
 from pi_compiler.ir.graph import FloatArray, IntArray, Shape
+from pi_compiler.ir.taps import Taps
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,8 @@ class Layout:
             ``slots``.
         zero: slots without an element certainly hold zero. If false they hold junk, which the
             next matrix must multiply by zero.
-        name: what the report calls it, e.g. ``"gap 2, period 8192"``.
+        name: what the report calls it, e.g. ``"gap 2"``.
+        taps: set if the client packs replicated, pre-rotated copies.
     """
 
     shape: Shape
@@ -36,6 +38,7 @@ class Layout:
     index: IntArray
     zero: bool = True
     name: str = "plain"
+    taps: Taps | None = None
 
     def __post_init__(self) -> None:
         if self.index.ndim != 2 or self.slots % self.index.shape[1]:

@@ -1,0 +1,60 @@
+"""The network on slot vectors: stages, a layout per value, a plan per matrix.
+
+Nothing here knows levels or primes; ``schedule`` adds those, ``lower`` writes the program by
+running the kernels over what this holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pi_compiler.ir.graph import FloatArray, IntArray
+from pi_compiler.ir.layout import Layout
+from pi_compiler.ir.stages import Stages
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MatVecPlan:
+    """How one affine map is evaluated: baby steps, diagonals, giant steps, folds.
+
+    Term k multiplies the source ciphertext rotated by its baby step with one diagonal, sums into
+    its giant step's accumulator, which is rotated by the giant step. Afterwards each fold adds
+    the vector to its own rotation.
+
+    Attributes:
+        sources: stage numbers of the operands.
+        terms: (terms, 5) columns: output ciphertext, index into ``sources``, input ciphertext,
+            baby step, giant step. Sorted by output ciphertext, then giant step.
+        folds: rotations of the rotate-and-add steps, in order.
+        span: factor by which the folds multiply a vector that is periodic already.
+        bias: (ciphertexts, period) of the output layout.
+    """
+
+    sources: tuple[int, ...]
+    terms: IntArray
+    folds: tuple[int, ...]
+    span: int
+    bias: FloatArray
+
+    @property
+    def plain_products(self) -> int:
+        """Number of ciphertext-plaintext products."""
+        return len(self.terms)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Circuit:
+    """Stages with layouts and matrix plans.
+
+    Attributes:
+        stages: the folded network.
+        slots: slots of a ciphertext.
+        layouts: per stage the layout of its value.
+        plans: per affine stage its plan.
+    """
+
+    stages: Stages
+    slots: int
+    layouts: tuple[Layout, ...]
+    plans: Mapping[int, MatVecPlan]

@@ -1,0 +1,250 @@
+"""Sparse matrix times packed vector: diagonals by baby-step giant-step, then folds.
+
+The diagonal method is Halevi and Shoup's (Algorithms in HElib, CRYPTO 2014), the hybrid embedding
+that trades diagonals for rotate-and-add folds is Gazelle's (USENIX Security 2018). Vectors may
+be periodic: then rotations act on the period, a result is periodic again, and no fold is needed
+to keep it so. Several matrices that add into one result share giant steps and one rescaling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pi_compiler.errors import InternalError
+from pi_compiler.ir.circuit import MatVecPlan
+from pi_compiler.ir.graph import FloatArray, IntArray
+from pi_compiler.ir.layout import Layout
+from pi_compiler.ir.stages import Matrix
+from pi_compiler.ir.taps import Entries
+from pi_compiler.kernels.algebra import Algebra, Constant, Value
+
+
+def centered(d: IntArray, period: int) -> IntArray:
+    """The representative of d modulo an even period in [-period/2, period/2)."""
+    return (d + period // 2) % period - period // 2
+
+
+def assign(matrix: Matrix, source: Layout, result: Layout) -> Entries:
+    """Assign the nonzeros of a matrix for given layouts.
+
+    Where the source's period m exceeds the result's period p, an element of the result has m/p
+    copies to collect its sum in, so diagonals are taken modulo p (hybrid embedding) and folds of
+    p, 2p, ... m/2 add the copies.
+    """
+    coo = matrix.tocoo()
+    rows, columns = coo.row.astype(np.int64), coo.col.astype(np.int64)
+    if source.taps is not None:
+        return source.taps.assign(rows, columns, np.asarray(coo.data), result)
+    out_ct, r = (x[rows] for x in result.first)
+    in_ct, c = (x[columns] for x in source.first)
+    m, p = source.period, result.period
+    if p >= m:
+        return Entries(out_ct, in_ct, centered(c - r, m), r, coo.data, p)
+    d = centered(c - r, p)
+    return Entries(out_ct, in_ct, d, (c - d) % m, coo.data, m)
+
+
+def folds(entries: Sequence[Entries], source: Sequence[Layout], result: Layout) -> tuple[tuple[int, ...], int]:
+    """The rotate-and-add steps, and the factor by which they multiply a periodic vector."""
+    lanes: tuple[int, ...] = ()
+    if source[0].taps is not None:
+        lanes = source[0].taps.lane_folds
+    span = max(e.period for e in entries)
+    steps = []
+    step = result.period
+    while step < span:
+        steps.append(step)
+        step *= 2
+    return (*lanes, *steps), span
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Structure:
+    """The distinct diagonals of an affine map: what its price depends on.
+
+    Attributes:
+        keys: (diagonals, 4) columns: output ciphertext, source, input ciphertext, diagonal.
+        periods: per source the period of its vectors.
+        folds: rotate-and-add steps.
+        span: period before the folds.
+        outputs: number of output ciphertexts.
+    """
+
+    keys: IntArray
+    periods: tuple[int, ...]
+    folds: tuple[int, ...]
+    span: int
+    outputs: int
+
+
+def structure(matrices: Sequence[Matrix], sources: Sequence[Layout], result: Layout) -> Structure:
+    """The distinct diagonals for given layouts."""
+    parts, entries = [], []
+    for number, (matrix, layout) in enumerate(zip(matrices, sources, strict=True)):
+        e = assign(matrix, layout, result)
+        entries.append(e)
+        code = ((e.out_ct * layout.ciphertexts + e.in_ct) * (2 * layout.slots)) + e.diagonal + layout.slots
+        if e.period * layout.ciphertexts * result.ciphertexts <= 1 << 24:
+            seen = np.zeros(result.ciphertexts * layout.ciphertexts * 2 * layout.slots, bool)
+            seen[code] = True
+            unique = np.flatnonzero(seen)
+        else:
+            unique = np.unique(code)
+        block, d = unique // (2 * layout.slots), unique % (2 * layout.slots) - layout.slots
+        column = np.full_like(d, number)
+        parts.append(np.stack([block // layout.ciphertexts, column, block % layout.ciphertexts, d], axis=1))
+    steps, span = folds(entries, sources, result)
+    keys = np.concatenate(parts)
+    # A ciphertext of the result without any nonzero still has to exist: an all-zero diagonal makes it.
+    empty = np.setdiff1d(np.arange(result.ciphertexts), keys[:, 0])
+    keys = np.concatenate([keys, np.stack([empty, *[np.zeros_like(empty)] * 3], axis=1)])
+    return Structure(keys, tuple(s.period for s in sources), steps, span, result.ciphertexts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """A baby-step giant-step split: d = baby + giant with baby in [offset, offset + width)."""
+
+    width: int
+    offset: int
+    babies: int
+    giants: int
+    cost: float
+
+
+def steps_of(s: Structure, width: int, offset: int) -> tuple[IntArray, IntArray]:
+    """Baby and giant step of every diagonal."""
+    d = s.keys[:, 3]
+    baby = (d - offset) % width + offset
+    return baby, d - baby
+
+
+def best_split(
+    s: Structure,
+    baby_price: float,
+    giant_price: float,
+    free: Callable[[int, int, int], bool] | None = None,
+    hints: Sequence[int] = (),
+) -> Split:
+    """The cheapest split over many widths and offsets.
+
+    Args:
+        s: the diagonals.
+        baby_price: price of one baby step.
+        giant_price: price of one giant step.
+        free: whether source s, ciphertext c rotated by b exists already.
+        hints: widths worth trying besides powers of two times small odd numbers, such as
+            multiples of an image's row length.
+    """
+    d = s.keys[:, 3]
+    widest = 2 * max(1, int(np.abs(d).max()))
+    widths = {1 << i for i in range(widest.bit_length() + 1)}
+    widths |= {w * k for w in list(widths) for k in (3, 5, 7) if w * k <= widest}
+    widths |= {h * k for h in hints for k in range(1, 9) if 0 < h * k <= widest}
+    best: Split | None = None
+    block = s.keys[:, 1] * (1 + int(s.keys[:, 2].max())) + s.keys[:, 2]
+    low = int(d.min())
+    for width in sorted(widths):
+        for offset in {0, -(width // 2), -(width // 4), low % width - width if low % width else 0}:
+            baby, giant = steps_of(s, width, offset)
+            b = np.unique(np.stack([block, baby], 1), axis=0)
+            babies = _count_babies(s, b, free)
+            giants = _count_giants(s, giant)
+            cost = babies * baby_price + giants * giant_price
+            if best is None or cost < best.cost:
+                best = Split(width, offset, babies, giants, cost)
+    if best is None:
+        raise InternalError("no split was tried: the matrix has no diagonals")
+    return best
+
+
+def _count_babies(s: Structure, pairs: IntArray, free: Callable[[int, int, int], bool] | None) -> int:
+    cts = 1 + int(s.keys[:, 2].max())
+    period = np.asarray(s.periods)[pairs[:, 0] // cts]
+    moved = pairs[pairs[:, 1] % period != 0]
+    if free is None:
+        return len(moved)
+    return sum(not free(int(k) // cts, int(k) % cts, int(b)) for k, b in moved)
+
+
+def _count_giants(s: Structure, giant: IntArray) -> int:
+    reduced = giant % s.span
+    pairs = s.keys[:, 0] * (s.span + 1) + reduced
+    return int((np.unique(pairs) % (s.span + 1) != 0).sum())
+
+
+def make_plan(s: Structure, split: Split, sources: tuple[int, ...], bias: FloatArray) -> MatVecPlan:
+    """The plan for a chosen split."""
+    baby, giant = steps_of(s, split.width, split.offset)
+    terms = np.stack([s.keys[:, 0], s.keys[:, 1], s.keys[:, 2], baby, giant], axis=1)
+    order = np.lexsort((terms[:, 3], terms[:, 2], terms[:, 1], terms[:, 4], terms[:, 0]))
+    return MatVecPlan(sources, terms[order], s.folds, s.span, bias)
+
+
+def diagonals(
+    plan: MatVecPlan, matrices: Sequence[Matrix], sources: Sequence[Layout], result: Layout
+) -> list[FloatArray]:
+    """Per term its diagonal, rotated back by its giant step: one period each, float32 values."""
+    out: list[FloatArray] = [np.zeros(0)] * len(plan.terms)
+    for number, (matrix, layout) in enumerate(zip(matrices, sources, strict=True)):
+        mine = np.flatnonzero(plan.terms[:, 1] == number)
+        e = assign(matrix, layout, result)
+        term = plan.terms[mine]
+        code = _code(e.out_ct, e.in_ct, e.diagonal, layout)
+        codes = _code(term[:, 0], term[:, 2], term[:, 3] + term[:, 4], layout)
+        order = np.argsort(codes)
+        row = order[np.searchsorted(codes, code, sorter=order)]
+        table = np.zeros((len(mine), e.period), np.float32)
+        slot = (e.slot + term[row, 4]) % e.period
+        factor = e.period / plan.span
+        np.add.at(table.reshape(-1), row * e.period + slot, (e.value * factor).astype(np.float32))
+        for k, vector in zip(mine, table, strict=True):
+            out[k] = vector  # type: ignore[assignment]
+    return out
+
+
+def _code(out_ct: IntArray, in_ct: IntArray, diagonal: IntArray, layout: Layout) -> IntArray:
+    return ((out_ct * layout.ciphertexts + in_ct) * (4 * layout.slots)) + diagonal + 2 * layout.slots
+
+
+def matvec(
+    alg: Algebra,
+    sources: Sequence[Sequence[Value]],
+    plan: MatVecPlan,
+    constants: Sequence[Constant],
+    level: int,
+) -> list[Value]:
+    """Evaluate a plan; the result has the nominal scale at ``level - 1``.
+
+    Args:
+        alg: a reading.
+        sources: per source its ciphertexts, at ``level`` or above.
+        plan: what to do.
+        constants: per term its diagonal (see ``diagonals``).
+        level: level of the plaintext products.
+    """
+    results = []
+    target = alg.nominal * alg.primes[level]
+    by_output: dict[int, dict[int, list[int]]] = {}
+    for k, (out_ct, _, _, _, giant) in enumerate(plan.terms.tolist()):
+        by_output.setdefault(out_ct, {}).setdefault(giant, []).append(k)
+    terms = plan.terms.tolist()
+    for out_ct in range(len(plan.bias)):
+        partial = []
+        for giant, members in by_output.get(out_ct, {}).items():
+            products = []
+            for k in members:
+                _, source, in_ct, baby, _ = terms[k]
+                x = alg.rotated(sources[source][in_ct], baby, level)
+                products.append(alg.mul_plain(x, constants[k], target / x.scale))
+            partial.append(alg.rotate(alg.sum(products), giant))
+        total = alg.rescale(alg.sum(partial))
+        for step in plan.folds:
+            total = alg.add(total, alg.rotate(total, step))
+        if plan.bias[out_ct].any():
+            total = alg.add_plain(total, plan.bias[out_ct])
+        results.append(total)
+    return results

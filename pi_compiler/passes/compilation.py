@@ -1,0 +1,207 @@
+"""The one record that passes read and extend, and the calibrated ranges in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from pi_compiler.approx.poly import Fit
+from pi_compiler.cost import CostTable
+from pi_compiler.errors import InternalError
+from pi_compiler.ir.circuit import Circuit
+from pi_compiler.ir.graph import FloatArray, Graph, Node
+from pi_compiler.ir.params import Params
+from pi_compiler.ir.program import Program, Signature
+from pi_compiler.ir.stages import Stages
+from pi_compiler.kernels.algebra import Cost
+from pi_compiler.options import Options
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Range:
+    """What calibration saw of one value.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        channel_low: per channel (axis 1).
+        channel_high: per channel.
+        mean: over all elements.
+        std: over all elements.
+        quantiles: probability -> value, over all elements.
+        channel_mean: per channel.
+        channel_std: per channel.
+        edges: histogram bin edges.
+        mass: histogram mass per bin, sums to 1.
+        samples: number of scalar values seen.
+    """
+
+    low: float
+    high: float
+    channel_low: FloatArray
+    channel_high: FloatArray
+    mean: float
+    std: float
+    quantiles: Mapping[float, float]
+    channel_mean: FloatArray
+    channel_std: FloatArray
+    edges: FloatArray
+    mass: FloatArray
+    samples: int
+
+    @property
+    def magnitude(self) -> float:
+        """Largest absolute value."""
+        return max(abs(self.low), abs(self.high))
+
+    @property
+    def channels(self) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper ends per channel."""
+        return self.channel_low, self.channel_high
+
+    def widened(self, margin: float) -> tuple[float, float]:
+        """The interval with its half width multiplied by a margin."""
+        center, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        half = max(half, 1e-6 * max(1.0, abs(center))) * margin
+        return center - half, center + half
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranges:
+    """Ranges by node, and by origin once the graph was rewritten."""
+
+    by_node: Mapping[int, Range]
+    by_key: Mapping[tuple[str, int], Range] = field(default_factory=dict)
+
+    def of(self, node: Node) -> Range:
+        """The range of a node's value.
+
+        Raises:
+            InternalError: the node was not calibrated.
+        """
+        found = self.by_node.get(id(node))
+        if found is None:
+            raise InternalError(f"no calibrated range for {node!r}")
+        return found
+
+    def carried(self, old: Graph, new: Graph) -> Ranges:
+        """The same ranges for a rewritten graph with corresponding nodes in the same order."""
+        pairs = zip(old.nodes(), new.nodes(), strict=True)
+        return Ranges({id(b): self.by_node[id(a)] for a, b in pairs if id(a) in self.by_node})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the backend that a plan is made for allows.
+
+    Attributes:
+        max_log_n: largest log2 of the ring degree.
+        max_prime_bits: largest prime.
+        specials: special primes of its key switching.
+    """
+
+    max_log_n: int
+    max_prime_bits: int
+    specials: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replacement:
+    """What replaced one nonlinearity.
+
+    Attributes:
+        origin: the layer.
+        op: the ONNX operator.
+        elements: number of scalar evaluations.
+        fit: the polynomial and its certificate.
+    """
+
+    origin: str
+    op: str
+    elements: int
+    fit: Fit
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compilation:
+    """Everything known so far; passes return a copy with more fields set.
+
+    Attributes:
+        options: what the user asked for.
+        graph: the imported network.
+        costs: price of each instruction on this machine.
+        limits: what the backend allows.
+        calibration: per input name (B, *shape).
+        ranges: set by calibrate; extended to the replaced graph by approximate.
+        replaced: the graph with polynomial activations, set by approximate.
+        fits: one per nonlinearity, set by approximate.
+        stages: set by fold.
+        circuit: layouts and matrix plans, set by schedule.
+        params: set by schedule.
+        levels: level of each stage's value, set by schedule.
+        cost: predicted counts and seconds per layer, set by schedule.
+        program: set by lower.
+        signature: set by lower.
+        notes: remarks for the user, by pass.
+    """
+
+    options: Options
+    graph: Graph
+    costs: CostTable
+    limits: Limits
+    calibration: Mapping[str, FloatArray]
+    ranges: Ranges | None = None
+    replaced: Graph | None = None
+    fits: tuple[Replacement, ...] | None = None
+    stages: Stages | None = None
+    circuit: Circuit | None = None
+    params: Params | None = None
+    levels: tuple[int, ...] | None = None
+    cost: Cost | None = None
+    program: Program | None = None
+    signature: Signature | None = None
+    notes: tuple[str, ...] = ()
+
+    @staticmethod
+    def require(value: T | None, needed_by: str, made_by: str) -> T:
+        """A field that an earlier pass must have set.
+
+        Raises:
+            InternalError: it has not.
+        """
+        if value is None:
+            raise InternalError(f"pass {needed_by!r} needs {made_by!r} to run before it")
+        return value
+
+
+def summarize(samples: FloatArray, channel_axis: int | None, bins: int = 512) -> Range:
+    """A ``Range`` of an array of samples (B, *shape)."""
+    flat = samples.ravel()
+    low, high = float(flat.min()), float(flat.max())
+    span = high - low or 1e-6 * max(1.0, abs(high))
+    counts, edges = np.histogram(flat, bins=bins, range=(low, low + span))
+    grid = (0.0001, 0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 0.9999)
+    quantiles = dict(zip(grid, np.quantile(flat, grid).tolist(), strict=True))
+    if channel_axis is None:
+        view = samples.reshape(-1, 1)
+    else:
+        view = np.moveaxis(samples, channel_axis, -1).reshape(-1, samples.shape[channel_axis])
+    return Range(
+        low,
+        high,
+        view.min(0),
+        view.max(0),
+        float(flat.mean()),
+        float(flat.std()),
+        quantiles,
+        view.mean(0),
+        view.std(0),
+        edges,
+        counts / counts.sum(),
+        flat.size,
+    )

@@ -1,0 +1,186 @@
+"""Pack: choose a layout for every value and a plan for every matrix.
+
+The search walks the stages in order and keeps the cheapest assignments of layouts to the values
+that are still needed (dynamic programming over the frontier, pruned to a beam). Prices come from
+the measured cost table at the level at which each stage will run, which is known before packing
+because a stage's depth does not depend on layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pi_compiler.cost import Prices
+from pi_compiler.errors import InternalError
+from pi_compiler.ir.circuit import Circuit, MatVecPlan
+from pi_compiler.ir.layout import Layout
+from pi_compiler.ir.stages import Affine, InputStage, Polynomial, Product, Square, Stages
+from pi_compiler.kernels.matvec import Split, Structure, best_split, make_plan, structure
+from pi_compiler.options import Options
+from pi_compiler.passes.layouts import Grid, Placed, distinct, input_layouts, result_layouts, tap_layouts
+
+_BEAM = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    cost: float
+    placed: dict[int, Placed]
+
+
+class _Packer:
+    def __init__(self, stages: Stages, levels: Sequence[int], slots: int, prices: Prices, options: Options) -> None:
+        self.stages = stages
+        self.levels = levels
+        self.slots = slots
+        self.prices = prices
+        self.options = options
+        self.readers = stages.consumers()
+        self.outputs = {n for n, _ in stages.outputs.values()}
+        self.structures: dict[tuple[int, ...], tuple[Structure, Split, float]] = {}
+        self.tapped: dict[int, list[tuple[Placed, Placed]]] = {}
+
+    def run(self) -> Circuit:
+        """The circuit of the cheapest assignment found."""
+        states = [_State(0.0, {})]
+        for number in range(len(self.stages.stages)):
+            grown = [new for state in states for new in self.extend(state, number)]
+            if not grown:
+                raise InternalError(f"no layout for {self.stages.stages[number].origin!r}")
+            states = self.prune(grown, number)
+        best = min(states, key=lambda s: s.cost)
+        return self.finish([best.placed[n].layout for n in range(len(self.stages.stages))], best)
+
+    def prune(self, states: list[_State], number: int) -> list[_State]:
+        live = [v for v in range(number + 1) if any(r > number for r in self.readers[v])]
+        best: dict[tuple[int, ...], _State] = {}
+        for state in sorted(states, key=lambda s: s.cost):
+            best.setdefault(tuple(state.placed[v].layout.key for v in live), state)
+        return list(best.values())[:_BEAM]
+
+    def extend(self, state: _State, number: int) -> list[_State]:
+        stage = self.stages.stages[number]
+        match stage:
+            case InputStage():
+                options = [(p, self.encryption(p, number)) for p in input_layouts(stage.shape, self.slots)]
+                options += [(a, self.encryption(a, number)) for a, _ in self.taps(number)]
+            case Affine():
+                options = [(p, self.price(number, stage, state, p)) for p in self.results(number, stage, state)]
+            case Square():
+                options = [(replace(state.placed[stage.source]), 0.0)]
+            case Polynomial():
+                source = state.placed[stage.source]
+                # A polynomial of high degree may carry junk out of every bound; its own p(0) is junk too.
+                options = [(self.with_junk(source), 0.0)] if source.layout.zero else []
+            case Product():
+                left, right = state.placed[stage.left], state.placed[stage.right]
+                same = left.layout.key == right.layout.key
+                options = [(left, 0.0)] if same else []
+        return [
+            _State(state.cost + cost, {**state.placed, number: placed})
+            for placed, cost in options
+            if not (number in self.outputs and isinstance(stage, Affine | Square) and not placed.layout.zero)
+        ]
+
+    @staticmethod
+    def with_junk(placed: Placed) -> Placed:
+        full = placed.layout.index.min() >= 0
+        return placed if full else Placed(replace(placed.layout, zero=False), placed.grid)
+
+    def taps(self, number: int) -> list[tuple[Placed, Placed]]:
+        """Tap layouts of an input that only one affine map reads, and alone."""
+        readers = self.readers[number]
+        stage = self.stages.stages[readers[0]] if len(readers) == 1 else None
+        if number in self.tapped or not isinstance(stage, Affine) or len(stage.sources) != 1:
+            return self.tapped.get(number, [])
+        level = self.levels[readers[0]] + 1
+        self.tapped[number] = tap_layouts(
+            stage.matrices[0],
+            self.stages.stages[number].shape,
+            stage.shape,
+            self.slots,
+            self.options.max_input_ciphertexts,
+            self.prices,
+            level,
+        )
+        return self.tapped[number]
+
+    def encryption(self, placed: Placed, number: int) -> float:
+        return placed.layout.ciphertexts * self.prices.named("encrypt", self.levels[number])
+
+    def results(self, number: int, stage: Affine, state: _State) -> list[Placed]:
+        sources = [state.placed[s] for s in stage.sources]
+        if sources[0].layout.taps is not None:
+            return [b for a, b in self.taps(stage.sources[0]) if a.layout.key == sources[0].layout.key]
+        same = [p for v, p in state.placed.items() if p.layout.shape == stage.shape and self.near(v, number)]
+        clean = [Placed(replace(p.layout, zero=True, taps=None), p.grid) for p in same if p.layout.taps is None]
+        return distinct([*clean, *result_layouts(stage.shape, sources, self.slots)])
+
+    def near(self, value: int, number: int) -> bool:
+        return any(r >= number for r in self.readers[value])
+
+    def price(self, number: int, stage: Affine, state: _State, result: Placed) -> float:
+        return self.plan(number, stage, [state.placed[s].layout for s in stage.sources], result)[2]
+
+    def plan(
+        self, number: int, stage: Affine, sources: Sequence[Layout], result: Placed
+    ) -> tuple[Structure, Split, float]:
+        key = (number, *(s.key for s in sources), result.layout.key)
+        if key not in self.structures:
+            s = structure(stage.matrices, sources, result.layout)
+            level = self.levels[number] + 1
+            split = best_split(s, *self.step_prices(level), hints=self.hints(result.grid))
+            self.structures[key] = s, split, split.cost + self.rest(s, level)
+        return self.structures[key]
+
+    def step_prices(self, level: int) -> tuple[float, float]:
+        return self.prices.named("rotate", level), self.prices.named("rotate", level) + self.prices.named("add", level)
+
+    def rest(self, s: Structure, level: int) -> float:
+        p = self.prices
+        products = len(s.keys) * (p.named("mul_plain", level) + p.named("add", level) + 2 * p.overhead)
+        folds = len(s.folds) * (p.named("rotate", level - 1) + p.named("add", level - 1))
+        return products + s.outputs * (folds + p.named("rescale", level))
+
+    @staticmethod
+    def hints(grid: Grid) -> tuple[int, ...]:
+        return (grid.row, grid.row * grid.gap, grid.block)
+
+    def finish(self, layouts: list[Layout], best: _State) -> Circuit:
+        """Choose the final splits, counting a baby step that exists already as free."""
+        made: set[tuple[int, int, int]] = set()
+        plans: dict[int, MatVecPlan] = {}
+        for number, stage in enumerate(self.stages.stages):
+            if not isinstance(stage, Affine):
+                continue
+            sources = [layouts[s] for s in stage.sources]
+            s, _, _ = self.plan(number, stage, sources, best.placed[number])
+            level = self.levels[number] + 1
+
+            def free(source: int, ciphertext: int, baby: int, stage: Affine = stage) -> bool:
+                return (stage.sources[source], ciphertext, baby % self.slots) in made
+
+            shared = any(any(m[0] == v for m in made) for v in stage.sources)
+            split = best_split(
+                s, *self.step_prices(level), free=free if shared else None, hints=self.hints(best.placed[number].grid)
+            )
+            layout = layouts[number]
+            bias = layout.pack(stage.bias.reshape(stage.shape))
+            plans[number] = make_plan(s, split, stage.sources, bias)
+            for _, source, ciphertext, baby, _ in plans[number].terms.tolist():
+                made.add((stage.sources[source], ciphertext, baby % self.slots))
+        return Circuit(self.stages, self.slots, tuple(layouts), plans)
+
+
+def pack_stages(stages: Stages, levels: Sequence[int], slots: int, prices: Prices, options: Options) -> Circuit:
+    """The cheapest circuit found for a number of slots.
+
+    Args:
+        stages: the folded network.
+        levels: level of each stage's value.
+        slots: slots of a ciphertext.
+        prices: cost of instructions at this ring degree.
+        options: see ``Options.max_input_ciphertexts``.
+    """
+    return _Packer(stages, levels, slots, prices, options).run()

@@ -1,0 +1,169 @@
+"""Schedule: levels, modulus chain, ring degree.
+
+Parameters are derived from the depth and the precision wanted, checked against the security
+table, and, where more than one ring degree is possible, chosen by predicted seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pi_compiler.cost import CostTable, Prices
+from pi_compiler.errors import BudgetError, ParameterError
+from pi_compiler.ir.circuit import Circuit
+from pi_compiler.ir.params import MAX_LOG_QP, Params, make_params
+from pi_compiler.ir.program import CtType
+from pi_compiler.ir.stages import InputStage, Stages
+from pi_compiler.kernels.algebra import Constant, Cost, Value
+from pi_compiler.kernels.circuit import depth_of, evaluate, levels_of
+from pi_compiler.options import Options
+from pi_compiler.passes.compilation import Compilation, Limits
+from pi_compiler.passes.pack import pack_stages
+
+HEADROOM_BITS = 5.0
+"""q_0 exceeds the scale by so much: values of a normalized network may reach 2^4 before they wrap."""
+
+_LARGEST_SCALE = 45.0
+
+
+def rescale_noise_bits(log_n: int) -> float:
+    """log2 of the slot noise of one rescaling with a uniform ternary secret, at scale 1.
+
+    Each coefficient is off by the rounding of both polynomials, variance (1 + 2N/3)/12; a slot's
+    real part sums N coefficients with half the energy each.
+    """
+    n = 1 << log_n
+    return 0.5 * math.log2(n / 2 * (1 + 2 * n / 3) / 12)
+
+
+def needed_log_scale(log_n: int, depth: int, precision_bits: float) -> float:
+    """Scale at which ``depth`` rescalings leave the wanted bits: noises add in quadrature, three bits spare."""
+    return precision_bits + rescale_noise_bits(log_n) + 0.5 * math.log2(depth + 1) + 3.0
+
+
+def log_scale_for(log_n: int, depth: int, specials: int, max_prime_bits: int, insecure: bool) -> float:
+    """The largest scale that the security table allows with this many levels."""
+    budget = MAX_LOG_QP[log_n] if not insecure else 10**6
+    by_security = (budget - 0.5 - (1 + specials) * HEADROOM_BITS) / (depth + 1 + specials)
+    return min(by_security, _LARGEST_SCALE, max_prime_bits - HEADROOM_BITS - 0.5)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A circuit with parameters, and what it is predicted to cost."""
+
+    circuit: Circuit
+    params: Params
+    levels: tuple[int, ...]
+    cost: Cost
+
+    @property
+    def seconds(self) -> float:
+        """Predicted seconds of evaluation, encryption and decryption left out."""
+        return sum(self.cost.seconds.values())
+
+
+def price(circuit: Circuit, params: Params, levels: Sequence[int], prices: Prices) -> Cost:
+    """The circuit's cost: its kernels read with ``Cost``."""
+    cost = Cost(params.primes, params.scale, params.slots, prices)
+    inputs = {
+        n: [Value(CtType(levels[n], params.scale), object()) for _ in range(circuit.layouts[n].ciphertexts)]
+        for n, stage in enumerate(circuit.stages.stages)
+        if isinstance(stage, InputStage)
+    }
+
+    def constants(number: int) -> Sequence[Constant]:
+        return [0.0] * len(circuit.plans[number].terms)
+
+    def enter(origin: str) -> None:
+        cost.origin = origin
+
+    evaluate(cost, circuit, levels, inputs, constants, enter)
+    return cost
+
+
+def candidates(depth: int, options: Options, limits: Limits) -> list[Params]:
+    """Parameter sets that fit the depth and the precision, smallest ring first; at most two."""
+    degrees = [options.log_n] if options.log_n is not None else list(range(11, limits.max_log_n + 1))
+    found = []
+    for log_n in degrees:
+        largest = log_scale_for(log_n, depth, limits.specials, limits.max_prime_bits, options.insecure)
+        wanted = options.log_scale if options.log_scale is not None else largest
+        needed = needed_log_scale(log_n, depth, options.precision_bits)
+        if wanted > largest or (options.log_scale is None and largest < needed) or wanted < log_n + 2:
+            continue
+        log_q0 = wanted + HEADROOM_BITS
+        found.append(
+            make_params(
+                log_n,
+                depth,
+                wanted,
+                log_q0=log_q0,
+                log_special=log_q0,
+                specials=limits.specials,
+                insecure=options.insecure,
+            )
+        )
+        if len(found) == 2:
+            break
+    return found
+
+
+def schedule(c: Compilation) -> Compilation:
+    """Stages -> circuit, levels and parameters."""
+    stages = Compilation.require(c.stages, "schedule", "fold")
+    best = plan_stages(stages, c.options, c.limits, c.costs)
+    return replace(c, circuit=best.circuit, params=best.params, levels=best.levels, cost=best.cost)
+
+
+def plan_stages(stages: Stages, options: Options, limits: Limits, costs: CostTable) -> Plan:
+    """The cheapest plan over the ring degrees that fit.
+
+    Raises:
+        BudgetError: no allowed parameters have enough levels.
+        ParameterError: the parameters asked for are insecure or too small.
+    """
+    levels = levels_of(stages)
+    depth = max(levels)
+    choices = candidates(depth, options, limits)
+    if not choices:
+        raise _too_deep(stages, levels, depth, options, limits)
+    plans = []
+    for params in choices:
+        prices = costs.prices(params.log_n)
+        circuit = pack_stages(stages, levels, params.slots, prices, options)
+        plans.append(Plan(circuit, params, levels, price(circuit, params, levels, prices)))
+    return min(plans, key=lambda p: p.seconds)
+
+
+def _too_deep(
+    stages: Stages, levels: Sequence[int], depth: int, options: Options, limits: Limits
+) -> BudgetError | ParameterError:
+    log_n = options.log_n if options.log_n is not None else limits.max_log_n
+    specials, bits = limits.specials, limits.max_prime_bits
+    largest = log_scale_for(log_n, depth, specials, bits, options.insecure)
+    if options.log_scale is not None and options.log_scale <= largest:
+        return ParameterError(
+            f"a scale of 2^{options.log_scale:g} is too small for ring degree 2^{log_n}", hint="a larger --log-scale"
+        )
+    reachable = depth
+    while reachable and log_scale_for(log_n, reachable, specials, bits, options.insecure) < needed_log_scale(
+        log_n, reachable, options.precision_bits
+    ):
+        reachable -= 1
+    spent: dict[str, int] = {}
+    for stage in stages.stages:
+        if depth_of(stage):
+            spent[stage.origin] = spent.get(stage.origin, 0) + depth_of(stage)
+    layers: list[tuple[str, int]] = sorted(spent.items(), key=lambda item: -item[1])
+    listing = ", ".join(f"{name} {count}" for name, count in layers[:8])
+    return BudgetError(
+        f"no parameters for this network: it takes {depth} levels, ring degree 2^{log_n} has {reachable} "
+        f"at {options.precision_bits:g} bits of precision and 128-bit security",
+        f"levels by layer: {listing}" + (f" and {len(layers) - 8} more" if len(layers) > 8 else ""),
+        f"backend {options.backend!r} allows ring degrees up to 2^{limits.max_log_n}",
+        hint="--activation quadratic (one level each), a lower --precision-bits, a larger --activation-error, "
+        "or fewer nonlinearities",
+    )
