@@ -4,6 +4,9 @@ A backend splits into two objects that never meet in one process of a real deplo
 ``Client`` holds the secret key: it encrypts, decrypts and makes ``EvalKeys``. The ``Evaluator`` is
 built from parameters and ``EvalKeys`` alone and does the arithmetic. The executor owns timing,
 liveness and progress; a backend contains arithmetic only.
+
+Ciphertexts are immutable: an operation may return its operand itself (a rotation by zero), so
+nothing may write into one.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from pi_compiler.errors import BackendUnavailable, ParameterError
+import numpy as np
+
+from pi_compiler.errors import BackendUnavailable, ExecutionError, ParameterError, UnsupportedInstruction
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.params import Params
-from pi_compiler.ir.program import Opcode
+from pi_compiler.ir.program import CtType, Opcode, Program
 
 Ciphertext: TypeAlias = object
 Plaintext: TypeAlias = object
@@ -48,11 +53,16 @@ class EvalKeys(Protocol):
     """Relinearization and rotation keys: public material."""
 
     @property
+    def rotations(self) -> frozenset[int]:
+        """Rotation amounts that there are keys for, in 1 .. slots - 1."""
+
+    @property
+    def relinearize(self) -> bool:
+        """Whether there is a relinearization key."""
+
+    @property
     def nbytes(self) -> int:
         """Size in memory."""
-
-    def save(self, folder: Path) -> int:
-        """Write to a folder; returns the bytes written."""
 
 
 class Client(Protocol):
@@ -61,22 +71,53 @@ class Client(Protocol):
     def encrypt(self, slots: FloatArray, level: int, scale: float) -> Ciphertext:
         """Encrypt one slot vector (one period; repeated to fill) under the secret key."""
 
+    def encrypt_to(self, path: Path, slots: FloatArray, level: int, scale: float) -> int:
+        """Encrypt into a file, in about half of what ``save_ciphertext`` takes; returns its bytes."""
+
     def decrypt(self, ciphertext: Ciphertext) -> FloatArray:
         """The slot values of a ciphertext, all of them."""
 
     @property
     def eval_keys(self) -> EvalKeys:
-        """What the evaluating side needs; no secret in it."""
+        """What the evaluating side needs, made when first asked for; no secret in it."""
+
+    def save_eval_keys(self, folder: Path) -> int:
+        """Write fresh evaluation keys in their short form (half from a seed); returns the bytes written."""
+
+    def save(self, path: Path) -> None:
+        """Write the secret key to a new file that only its owner may read (mode 0600)."""
+
+    def save_ciphertext(self, ciphertext: Ciphertext, path: Path) -> int:
+        """Write a ciphertext; returns the bytes written."""
+
+    def load_ciphertext(self, path: Path) -> Ciphertext:
+        """Read a ciphertext that either side wrote."""
 
 
 class Evaluator(Protocol):
-    """The evaluating side: never holds a secret key or a plaintext input."""
+    """The evaluating side: never holds a secret key or a plaintext input.
+
+    Operations check the rules of ``Opcode`` and raise ``ExecutionError``; the executor adds the
+    layer.
+    """
 
     def encode(self, values: FloatArray, level: int, scale: float) -> Plaintext:
         """Encode one period of slot values for plaintext operands."""
 
     def plaintext_bytes(self, plaintext: Plaintext) -> int:
         """Memory an encoded plaintext holds."""
+
+    def ciphertext_bytes(self, ciphertext: Ciphertext) -> int:
+        """Memory a ciphertext holds."""
+
+    def type_of(self, ciphertext: Ciphertext) -> CtType:
+        """Level, scale and dimension as the ciphertext itself has them."""
+
+    def save_ciphertext(self, ciphertext: Ciphertext, path: Path) -> int:
+        """Write a ciphertext; returns the bytes written."""
+
+    def load_ciphertext(self, path: Path) -> Ciphertext:
+        """Read a ciphertext that either side wrote."""
 
     def add(self, a: Ciphertext, b: Ciphertext) -> Ciphertext: ...
     def sub(self, a: Ciphertext, b: Ciphertext) -> Ciphertext: ...
@@ -105,14 +146,34 @@ class Backend(Protocol):
     def available(self) -> str | None:
         """None, or why it is not available and what to install."""
 
-    def keygen(self, params: Params, rotations: Iterable[int]) -> Client:
-        """Fresh keys from the operating system's randomness, for exactly these rotations."""
+    def keygen(
+        self, params: Params, rotations: Iterable[int], *, relinearize: bool = True, insecure: bool = False
+    ) -> Client:
+        """Fresh keys from the operating system's randomness, for exactly these rotations.
+
+        Args:
+            params: the parameters.
+            rotations: rotation amounts of the program, of either sign.
+            relinearize: whether the program relinearizes.
+            insecure: accept parameters below 128 bits.
+        """
 
     def evaluator(self, params: Params, keys: EvalKeys) -> Evaluator:
         """The evaluating side; gets no secret."""
 
-    def load_keys(self, params: Params, folder: Path) -> EvalKeys:
-        """Evaluation keys written by ``EvalKeys.save``."""
+    def load_keys(self, params: Params, folder: Path, *, insecure: bool = False) -> EvalKeys:
+        """Evaluation keys written by ``Client.save_eval_keys``."""
+
+    def load_client(
+        self,
+        params: Params,
+        path: Path,
+        rotations: Iterable[int] = (),
+        *,
+        relinearize: bool = True,
+        insecure: bool = False,
+    ) -> Client:
+        """The client whose secret key ``Client.save`` wrote."""
 
 
 BACKENDS: dict[str, str] = {
@@ -121,6 +182,21 @@ BACKENDS: dict[str, str] = {
     "tenseal": "pi_compiler.runtime.tenseal:TensealBackend",
 }
 """Name -> "module:Class", imported on demand."""
+
+SHARED_OPCODES = frozenset(Opcode) - {Opcode.CONJUGATE, Opcode.BOOTSTRAP}
+"""The instructions that ``Evaluator`` has methods for."""
+
+
+def fill(values: FloatArray, slots: int) -> FloatArray:
+    """Every slot (..., slots) of vectors given by one period (..., period).
+
+    Raises:
+        ExecutionError: the period does not divide the slots.
+    """
+    period = values.shape[-1] if values.ndim else 0
+    if period == 0 or slots % period:
+        raise ExecutionError(f"a vector of {period} values does not repeat in {slots} slots")
+    return values if period == slots else np.tile(values, slots // period)
 
 
 def get_backend(name: str) -> Backend:
@@ -137,3 +213,35 @@ def get_backend(name: str) -> Backend:
     if (why := backend.available()) is not None:
         raise BackendUnavailable(f"backend {name!r} is not available: {why}")
     return backend
+
+
+def require(backend: Backend, program: Program, params: Params, keys: EvalKeys | None = None) -> None:
+    """Check that a backend, and keys where given, can run a program; takes no time to speak of.
+
+    Raises:
+        UnsupportedInstruction: the program has instructions that the backend lacks.
+        ParameterError: the parameters are outside what the backend can do.
+        ExecutionError: keys are missing.
+    """
+    can = backend.capabilities
+    lacking = {Opcode(op) for op in np.unique(program.op).tolist()} - can.opcodes
+    if lacking:
+        names = ", ".join(sorted(op.name.lower() for op in lacking))
+        raise UnsupportedInstruction(f"backend {backend.name!r} has no instruction {names}")
+    faults = []
+    if params.log_n > can.max_log_n:
+        faults.append(f"ring degree 2^{params.log_n}, at most 2^{can.max_log_n}")
+    if (bits := max((*params.primes, *params.special)).bit_length()) > can.max_prime_bits:
+        faults.append(f"a prime of {bits} bits, at most {can.max_prime_bits}")
+    if len(params.special) != can.specials and can.encrypted:
+        faults.append(f"{len(params.special)} special primes, exactly {can.specials} needed")
+    if faults:
+        raise ParameterError(f"backend {backend.name!r} cannot use these parameters", *faults)
+    if keys is None:
+        return
+    missing = {k % params.slots for k in program.rotations()} - {0} - keys.rotations
+    if missing:
+        some = ", ".join(map(str, sorted(missing)[:8]))
+        raise ExecutionError(f"{len(missing)} rotation keys are missing: {some}", hint="keys made for this model")
+    if program.count(Opcode.RELINEARIZE) and not keys.relinearize:
+        raise ExecutionError("the relinearization key is missing", hint="keys made for this model")

@@ -1,0 +1,348 @@
+"""Walks a program: encodes constants, calls the backend, frees ciphertexts, keeps time.
+
+``prepare`` does what depends on the program only, once; ``execute`` runs it on inputs, as often as
+wanted. A program may have 10^6 instructions, so the walk costs about a microsecond each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from pi_compiler.errors import BackendError, ExecutionError, UnsupportedInstruction
+from pi_compiler.ir.program import Opcode, Program
+from pi_compiler.runtime.backend import SHARED_OPCODES, Ciphertext, Evaluator, Plaintext
+from pi_compiler.runtime.rules import mismatch
+from pi_compiler.runtime.trace import ENCODE, Event, OpTime, Trace
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called as (layer, instructions done, instructions in all) whenever the layer changes."""
+
+MAX_EVENTS = 20_000
+
+_ADD, _SUB, _NEG, _MUL, _ADD_PLAIN, _MUL_PLAIN, _ROTATE, _RELINEARIZE, _RESCALE, _DROP_LEVEL = range(10)
+_CODES = len(Opcode) + 1
+_ENCODE = _CODES - 1
+_FIXED_ENCODE_LIMBS = 3.0
+"""The part of encoding that does not depend on the level (the complex FFT), in limbs."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A program with its plaintexts, ready to run on one evaluator.
+
+    Attributes:
+        program: the program.
+        evaluator: where it runs.
+        slot: per instruction the number of its plaintext, -1 if it has none.
+        keys: per plaintext (constant, level, scale).
+        plaintexts: per plaintext its encoding, None where it is encoded at each use.
+        plaintext_bytes: memory of those encoded.
+        last: ``Program.last_uses``, as a list.
+    """
+
+    program: Program
+    evaluator: Evaluator
+    slot: list[int]
+    keys: list[tuple[int, int, float]]
+    plaintexts: list[Plaintext | None]
+    plaintext_bytes: int
+    last: list[int]
+
+
+def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int) -> Prepared:
+    """Check a program and encode its constants as far as the memory goes.
+
+    Constants that save most encoding time per byte come first: often used ones, and those of
+    low levels, whose FFT weighs more. The rest is encoded at each use.
+
+    Args:
+        program: what to run.
+        evaluator: where to run it.
+        plaintext_memory: bytes that encoded constants may take; 0 encodes everything late.
+
+    Raises:
+        ExecutionError: the program is malformed, or a constant cannot be encoded.
+        UnsupportedInstruction: the program has an instruction that evaluators lack.
+    """
+    _check(program)
+    slot, keys, uses = _plaintext_slots(program)
+    plaintexts: list[Plaintext | None] = [None] * len(keys)
+    held = 0
+    full: set[tuple[int, bool]] = set()
+    for k in _by_worth(program, keys, uses) if plaintext_memory > 0 else ():
+        const, level, scale = keys[k]
+        values = program.consts[const]
+        kind = (level, values.size == 1)
+        if kind in full:
+            continue
+        try:
+            plaintext = evaluator.encode(np.asarray(values, np.float64), level, scale)
+        except BackendError as error:
+            at = int(np.flatnonzero(np.asarray(slot) == k)[0])
+            raise _located(program, at, error) from error
+        size = evaluator.plaintext_bytes(plaintext)
+        if held + size > plaintext_memory:
+            full.add(kind)
+            continue
+        plaintexts[k] = plaintext
+        held += size
+    return Prepared(program, evaluator, slot, keys, plaintexts, held, program.last_uses().tolist())
+
+
+def execute(
+    prepared: Prepared, inputs: Mapping[str, Sequence[Ciphertext]], *, progress: Progress | None = None
+) -> tuple[dict[str, list[Ciphertext]], Trace]:
+    """Run a prepared program.
+
+    A ciphertext is let go after its last use; inputs too, as far as the caller lets go of them.
+
+    Args:
+        prepared: from ``prepare``.
+        inputs: per network input its ciphertexts.
+        progress: observer of layer changes.
+
+    Returns:
+        Per network output its ciphertexts, and what the run cost.
+
+    Raises:
+        ExecutionError: inputs do not fit the program, or an instruction fails; the message names
+            the layer.
+    """
+    program, evaluator = prepared.program, prepared.evaluator
+    live: list[Ciphertext | None] = [None] * len(program.level)
+    _place_inputs(program, evaluator, inputs, live)
+    walk = _Walk(len(program.origins))
+    began = time.perf_counter()
+    try:
+        _run(prepared, live, walk, progress, began)
+    except BackendError as error:
+        raise _located(program, walk.at, error) from error
+    seconds = time.perf_counter() - began
+    outputs = {name: [_output(program, evaluator, live, v, name) for v in vs] for name, vs in program.outputs.items()}
+    return outputs, _trace(prepared, walk, seconds)
+
+
+class _Walk:
+    """What a run counts as it goes."""
+
+    __slots__ = ("at", "counts", "peak", "peak_bytes", "seconds", "segments")
+
+    def __init__(self, origins: int) -> None:
+        self.at = 0
+        self.seconds = [0.0] * (origins * _CODES)
+        self.counts = [0] * (origins * _CODES)
+        self.segments: list[tuple[int, float]] = []
+        self.peak = 0
+        self.peak_bytes = 0
+
+
+def _run(
+    prepared: Prepared, live: list[Ciphertext | None], walk: _Walk, progress: Progress | None, began: float
+) -> None:
+    program, ev = prepared.program, prepared.evaluator
+    add, sub, neg, mul, add_plain, mul_plain = ev.add, ev.sub, ev.neg, ev.mul, ev.add_plain, ev.mul_plain
+    rotate, relinearize, rescale, drop_level = ev.rotate, ev.relinearize, ev.rescale, ev.drop_level
+    clock, size_of = time.perf_counter, ev.ciphertext_bytes
+    slot, keys, plaintexts, last, consts = (
+        prepared.slot,
+        prepared.keys,
+        prepared.plaintexts,
+        prepared.last,
+        program.consts,
+    )
+    seconds, counts, segments = walk.seconds, walk.counts, walk.segments
+    total, first = len(program), program.arity
+    scales = program.scale[first:].tolist()
+    size = [0] * len(live)
+    alive = held = 0
+    for v in range(first):
+        if live[v] is not None:
+            alive += 1
+            size[v] = size_of(live[v])
+            held += size[v]
+    peak, peak_bytes, current = alive, held, -1
+    columns = zip(
+        program.op.tolist(),
+        program.a.tolist(),
+        program.b.tolist(),
+        program.imm.tolist(),
+        program.origin.tolist(),
+        slot,
+        strict=True,
+    )
+    now = began
+    for i, (op, a, b, imm, origin, k) in enumerate(columns):
+        walk.at = i
+        if origin != current:
+            current = origin
+            if len(segments) < MAX_EVENTS:
+                segments.append((origin, now - began))
+            if progress is not None:
+                progress(program.origins[origin], i, total)
+        x = live[a]
+        if k >= 0:
+            plain = plaintexts[k]
+            if plain is None:
+                const, level, scale = keys[k]
+                start = clock()
+                plain = ev.encode(np.asarray(consts[const], np.float64), level, scale)
+                spent = clock() - start
+                seconds[origin * _CODES + _ENCODE] += spent
+                counts[origin * _CODES + _ENCODE] += 1
+                now += spent
+            y = mul_plain(x, plain) if op == _MUL_PLAIN else add_plain(x, plain)
+        elif op == _ADD:
+            y = add(x, live[b])
+        elif op == _ROTATE:
+            y = rotate(x, imm)
+        elif op == _RESCALE:
+            y = rescale(x, scales[i])
+        elif op == _MUL:
+            y = mul(x, live[b])
+        elif op == _RELINEARIZE:
+            y = relinearize(x)
+        elif op == _DROP_LEVEL:
+            y = drop_level(x, imm)
+        elif op == _SUB:
+            y = sub(x, live[b])
+        else:
+            y = neg(x)
+        out = first + i
+        if last[out] >= 0:
+            live[out] = y
+            alive += 1
+            size[out] = size_of(y)
+            held += size[out]
+            if held > peak_bytes:
+                peak_bytes = held
+            if alive > peak:
+                peak = alive
+        if last[a] == i:
+            live[a] = None
+            alive -= 1
+            held -= size[a]
+        if b >= 0 and b != a and last[b] == i:
+            live[b] = None
+            alive -= 1
+            held -= size[b]
+        x = y = None
+        then = clock()
+        seconds[origin * _CODES + op] += then - now
+        counts[origin * _CODES + op] += 1
+        now = then
+    walk.peak, walk.peak_bytes = peak, peak_bytes
+
+
+def _check(program: Program) -> None:
+    """Instructions that evaluators have, operands defined before use, constants that exist."""
+    foreign = {Opcode(op) for op in np.unique(program.op).tolist()} - SHARED_OPCODES
+    if foreign:
+        names = ", ".join(sorted(op.name.lower() for op in foreign))
+        raise UnsupportedInstruction(f"no evaluator has the instruction {names} yet")
+    out = program.arity + np.arange(len(program))
+    plain = np.isin(program.op, (Opcode.ADD_PLAIN, Opcode.MUL_PLAIN))
+    two = np.isin(program.op, (Opcode.ADD, Opcode.SUB, Opcode.MUL))
+    bad = (program.a < 0) | (program.a >= out) | (program.b >= out) | ((program.b >= 0) != two)
+    bad |= (program.const >= len(program.consts)) | ((program.const >= 0) != plain)
+    bad |= (program.origin < 0) | (program.origin >= len(program.origins))
+    if bad.any():
+        raise ExecutionError(f"the program is malformed at instruction {int(np.flatnonzero(bad)[0])}")
+    numbers = [v for vs in (*program.inputs.values(), *program.outputs.values()) for v in vs]
+    if any(not 0 <= v < len(program.level) for v in numbers):
+        raise ExecutionError("the program is malformed: an input or output does not exist")
+
+
+def _plaintext_slots(program: Program) -> tuple[list[int], list[tuple[int, int, float]], list[int]]:
+    """Number the distinct plaintexts: per instruction its number, per plaintext its key and uses."""
+    level, scale = program.level[program.a], program.scale[program.a]
+    scale = np.where(program.op == Opcode.MUL_PLAIN, program.plain_scale, scale)
+    numbers: dict[tuple[int, int, float], int] = {}
+    slot: list[int] = []
+    uses: list[int] = []
+    for key in zip(program.const.tolist(), level.tolist(), scale.tolist(), strict=True):
+        if key[0] < 0:
+            slot.append(-1)
+            continue
+        number = numbers.setdefault(key, len(uses))
+        if number == len(uses):
+            uses.append(0)
+        uses[number] += 1
+        slot.append(number)
+    return slot, list(numbers), uses
+
+
+def _by_worth(program: Program, keys: list[tuple[int, int, float]], uses: list[int]) -> list[int]:
+    """Plaintext numbers, those first whose encoding beforehand saves most time per byte."""
+
+    def worth(k: int) -> float:
+        const, level, _ = keys[k]
+        fixed = _FIXED_ENCODE_LIMBS if program.consts[const].size > 1 else 0.0
+        transform = 1.0 if program.consts[const].size > 1 else 0.02
+        return uses[k] * (fixed / (level + 1) + transform)
+
+    return sorted(range(len(keys)), key=worth, reverse=True)
+
+
+def _place_inputs(
+    program: Program,
+    evaluator: Evaluator,
+    inputs: Mapping[str, Sequence[Ciphertext]],
+    live: list[Ciphertext | None],
+) -> None:
+    faults = [f"missing input {name!r}" for name in program.inputs if name not in inputs]
+    faults += [f"unknown input {name!r}" for name in inputs if name not in program.inputs]
+    for name, values in program.inputs.items():
+        given = inputs.get(name)
+        if given is None:
+            continue
+        if len(given) != len(values):
+            faults.append(f"input {name!r} has {len(given)} ciphertexts, needs {len(values)}")
+            continue
+        for v, ciphertext in zip(values, given, strict=True):
+            if why := mismatch(evaluator.type_of(ciphertext), program.type(v)):
+                faults.append(f"input {name!r}: {why}")
+            live[v] = ciphertext
+    if faults:
+        raise ExecutionError("the inputs do not fit the program", *faults)
+
+
+def _output(program: Program, evaluator: Evaluator, live: list[Ciphertext | None], value: int, name: str) -> Ciphertext:
+    ciphertext = live[value]
+    if ciphertext is None:
+        raise ExecutionError(f"output {name!r} was never computed: the program is malformed")
+    if why := mismatch(evaluator.type_of(ciphertext), program.type(value)):
+        raise ExecutionError(f"output {name!r} is not what the program promises: {why}")
+    return ciphertext
+
+
+def _located(program: Program, at: int, error: BackendError) -> ExecutionError:
+    """The same error, with the layer and the instruction that it happened in."""
+    layer = program.origins[int(program.origin[at])]
+    opcode = Opcode(int(program.op[at])).name.lower()
+    where = f"instruction {at} of {len(program)}: {opcode}"
+    return ExecutionError(f"layer {layer!r}: {error.what}", *error.details, where, hint=error.hint)
+
+
+def _trace(prepared: Prepared, walk: _Walk, seconds: float) -> Trace:
+    program = prepared.program
+    layers: dict[str, dict[str, OpTime]] = {}
+    names = [op.name.lower() for op in Opcode] + [ENCODE]
+    order = dict.fromkeys(program.origin.tolist())
+    for origin in order:
+        at = origin * _CODES
+        layers[program.origins[origin]] = {
+            name: OpTime(walk.counts[at + c], walk.seconds[at + c])
+            for c, name in enumerate(names)
+            if walk.counts[at + c]
+        }
+    ends = [start for _, start in walk.segments[1:]] + [seconds]
+    events = tuple(
+        Event(program.origins[origin], start, end - start)
+        for (origin, start), end in zip(walk.segments, ends, strict=True)
+    )
+    return Trace(seconds, layers, events, walk.peak, walk.peak_bytes, prepared.plaintext_bytes)
