@@ -6,16 +6,54 @@ is a series in T_k of the argument mapped from the domain to [-1, 1] (numpy's co
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.polynomial import Chebyshev, Polynomial
 from numpy.polynomial import chebyshev as _cheb
 from numpy.polynomial import polynomial as _power
 from numpy.typing import ArrayLike, NDArray
 
+from pi_compiler.approx.errors import DegreeError, DomainError
+
 Basis: TypeAlias = Literal["power", "chebyshev"]
+Domain: TypeAlias = tuple[float, float]
 FloatArray: TypeAlias = NDArray[np.float64]
+
+
+def check_domain(domain: tuple[float, float]) -> Domain:
+    """The interval as two floats.
+
+    Raises:
+        DomainError: a bound is NaN or infinite, or the interval is empty or reversed.
+    """
+    low, high = float(domain[0]), float(domain[1])
+    if math.isnan(low) or math.isnan(high):
+        raise DomainError(f"interval [{low}, {high}] has a bound that is not a number")
+    if math.isinf(low) or math.isinf(high):
+        raise DomainError(f"interval [{low}, {high}] is not finite")
+    if low > high:
+        raise DomainError(f"interval [{low:g}, {high:g}] is reversed")
+    if not high - low > 1e-12 * max(abs(low), abs(high)):
+        raise DomainError(f"interval [{low!r}, {high!r}] is empty or a single point")
+    return low, high
+
+
+def check_degree(degree: int, parity: str | None = None, *, largest: int = 1023) -> int:
+    """The degree, if a polynomial of that parity can have it.
+
+    Raises:
+        DegreeError: negative, above ``largest``, or 0 for an odd polynomial.
+    """
+    if degree < 0:
+        raise DegreeError(f"degree {degree} is negative")
+    if degree > largest:
+        raise DegreeError(f"degree {degree} is above the largest supported, {largest}")
+    if parity == "odd" and degree < 1:
+        raise DegreeError(f"degree {degree} leaves an odd polynomial no coefficient; the least is 1")
+    return int(degree)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +68,7 @@ class Poly:
 
     basis: Basis
     coef: tuple[float, ...]
-    domain: tuple[float, float]
+    domain: Domain
 
     @property
     def degree(self) -> int:
@@ -38,13 +76,60 @@ class Poly:
         nonzero = [i for i, c in enumerate(self.coef) if c != 0.0]
         return nonzero[-1] if nonzero else 0
 
-    def __call__(self, x: ArrayLike) -> FloatArray:
-        """Values at x, any shape."""
+    def mapped(self, x: ArrayLike) -> FloatArray:
+        """The argument of the series: x itself, or x mapped from the domain to [-1, 1]."""
         x = np.asarray(x, dtype=np.float64)
         if self.basis == "power":
-            return np.asarray(_power.polyval(x, self.coef))
+            return x
         low, high = self.domain
-        return np.asarray(_cheb.chebval((2.0 * x - low - high) / (high - low), self.coef))
+        return np.asarray((2.0 * x - low - high) / (high - low))
+
+    def __call__(self, x: ArrayLike) -> FloatArray:
+        """Values at x, any shape."""
+        value = _power.polyval if self.basis == "power" else _cheb.chebval
+        return np.asarray(value(self.mapped(x), self.coef))
+
+    def to(self, basis: Basis) -> Poly:
+        """The same polynomial in another basis, on the same domain."""
+        if basis == self.basis:
+            return self
+        if basis == "power":
+            coef = Chebyshev(self.coef, domain=self.domain).convert(kind=Polynomial).coef
+        else:
+            coef = Polynomial(self.coef).convert(kind=Chebyshev, domain=self.domain).coef
+        return Poly(basis, tuple(float(c) for c in coef), self.domain)
+
+    def derivative(self) -> Poly:
+        """The derivative with respect to x."""
+        if self.basis == "power":
+            return Poly("power", tuple(float(c) for c in _power.polyder(self.coef)), self.domain)
+        slope = 2.0 / (self.domain[1] - self.domain[0])
+        return Poly("chebyshev", tuple(float(c) for c in _cheb.chebder(self.coef, scl=slope)), self.domain)
+
+    def affine(self, scale: float, shift: float) -> Poly:
+        """``scale * self + shift``."""
+        coef = [scale * c for c in self.coef]
+        coef[0] += shift
+        return Poly(self.basis, tuple(coef), self.domain)
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """Polynomials applied one after the other, first stage first."""
+
+    stages: tuple[Poly, ...]
+
+    @property
+    def domain(self) -> Domain:
+        """The domain of the first stage."""
+        return self.stages[0].domain
+
+    def __call__(self, x: ArrayLike) -> FloatArray:
+        """Values at x, any shape."""
+        y = np.asarray(x, dtype=np.float64)
+        for stage in self.stages:
+            y = stage(y)
+        return y
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +149,7 @@ class Certificate:
         plain_products: ciphertext-plaintext products.
     """
 
-    domain: tuple[float, float]
+    domain: Domain
     max_error: float
     at: float
     weighted_error: float
@@ -74,25 +159,6 @@ class Certificate:
     depth: int
     products: int
     plain_products: int
-
-
-@dataclass(frozen=True, slots=True)
-class Composite:
-    """Polynomials applied one after the other, first stage first."""
-
-    stages: tuple[Poly, ...]
-
-    @property
-    def domain(self) -> tuple[float, float]:
-        """The domain of the first stage."""
-        return self.stages[0].domain
-
-    def __call__(self, x: ArrayLike) -> FloatArray:
-        """Values at x, any shape."""
-        y = np.asarray(x, dtype=np.float64)
-        for stage in self.stages:
-            y = stage(y)
-        return y
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,242 @@
+"""Proofs about a fit: the largest error on an interval and where, and how often data leave it.
+
+The largest error is found by branch and bound, not by sampling: every box of the interval gets a
+Chebyshev model of the error (17 nodes, checked on 16 others); the exact maximum of the model's
+quadratic part, plus the absolute sum of its other coefficients, plus twice the observed mismatch
+bounds the error on the box; boxes that cannot hold the maximum are dropped and the rest halved.
+Intervals are first cut at the kinks of the function and at the breaks of its replacement, so
+that the error is smooth on every box.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from pi_compiler.approx.density import Density
+from pi_compiler.approx.errors import ApproximationError
+from pi_compiler.approx.plan import make_plan
+from pi_compiler.approx.poly import Certificate, Composite, Domain, FloatArray, Poly, check_domain
+from pi_compiler.approx.targets import Function, Target, as_target
+
+__all__ = ["Cost", "Peak", "certify", "evaluation_cost", "exceedance", "largest"]
+
+_NODES = 17
+_ROUNDS = 70
+_MAX_BOXES = 20_000
+_TOLERANCE = 1e-6
+_CHEB = np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES)
+_CHECK = np.cos(np.pi * np.arange(1, _NODES) / _NODES)
+_TO_COEF = np.cos(np.arange(_NODES)[:, None] * np.arccos(_CHEB)) * 2.0 / _NODES
+_TO_COEF[0] *= 0.5
+_TO_CHECK = np.cos(np.arccos(_CHECK)[:, None] * np.arange(_NODES))
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The largest absolute value of a function.
+
+    Attributes:
+        bound: an upper bound.
+        value: the largest value that was seen; never above ``bound``.
+        at: where.
+        resolved: false if the search stopped at its limits and ``bound`` is therefore loose.
+    """
+
+    bound: float
+    value: float
+    at: float
+    resolved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the evaluation takes: levels and products (see ``Certificate``)."""
+
+    depth: int
+    products: int
+    plain_products: int
+
+
+def largest(
+    function: Callable[[FloatArray], FloatArray],
+    domain: Domain,
+    *,
+    breaks: Sequence[float] = (),
+    noise: float = 0.0,
+) -> Peak:
+    """The largest absolute value on an interval.
+
+    Args:
+        function: vectorized; smooth between the breaks.
+        domain: closed interval.
+        breaks: points where the function or a derivative jumps; the suprema of both sides count.
+        noise: rounding error of the function's values, below which nothing is resolved.
+
+    Raises:
+        ApproximationError: the function is not finite somewhere on the interval.
+    """
+    low, high = check_domain(domain)
+    cuts = [low, *sorted({float(b) for b in breaks if low < b < high}), high]
+    ends = np.array([np.nextafter(c, low) for c in cuts[1:]] + [np.nextafter(c, high) for c in cuts[:-1]] + [low, high])
+    at_ends = np.abs(_finite(function, ends))
+    best, at = float(at_ends.max()), float(ends[at_ends.argmax()])
+    edges = np.concatenate([np.linspace(a, b, 9) for a, b in pairwise(cuts)])
+    boxes = np.stack([edges[:-1], edges[1:]], axis=1)
+    boxes = boxes[boxes[:, 1] > boxes[:, 0]]
+    bound, resolved = best, True
+    for step in range(_ROUNDS):
+        center, half = boxes.mean(axis=1), 0.5 * (boxes[:, 1] - boxes[:, 0])
+        upper, seen, where = _model(function, center, half)
+        i = int(seen.argmax())
+        if seen[i] > best:
+            best, at = float(seen[i]), float(where[i])
+        small = half <= 4.0 * np.finfo(float).eps * np.maximum(np.abs(center), 1e-3 * (high - low))
+        keep = (upper > best * (1.0 + _TOLERANCE) + noise) & ~small
+        done = upper[~keep]
+        bound = max(bound, float(done.max())) if done.size else bound
+        boxes = boxes[keep]
+        if boxes.size == 0:
+            break
+        if step == _ROUNDS - 1 or len(boxes) > _MAX_BOXES:
+            bound, resolved = max(bound, float(upper[keep].max())), False
+            break
+        middle = boxes.mean(axis=1)
+        boxes = np.concatenate([np.stack([boxes[:, 0], middle], 1), np.stack([middle, boxes[:, 1]], 1)])
+    at = 0.0 if abs(at) < 1e-300 else at
+    return Peak(max(bound, best) + noise, best, at, resolved)
+
+
+def _finite(function: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
+    with np.errstate(all="ignore"):
+        y = np.asarray(function(x), dtype=np.float64)
+    bad = ~np.isfinite(y)
+    if bad.any():
+        raise ApproximationError(f"the function or its replacement is not finite at {x[bad].ravel()[0]:g}")
+    return y
+
+
+def _model(
+    function: Callable[[FloatArray], FloatArray], center: FloatArray, half: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Per box an upper bound, the largest value seen and where."""
+    x = center[:, None] + half[:, None] * np.concatenate([_CHEB, _CHECK])
+    y = _finite(function, x)
+    coef = y[:, :_NODES] @ _TO_COEF.T
+    mismatch = np.abs(coef @ _TO_CHECK.T - y[:, _NODES:]).max(axis=1)
+    c0, c1, c2 = coef[:, 0], coef[:, 1], coef[:, 2]
+    ends = np.maximum(np.abs(c0 + c1 + c2), np.abs(c0 - c1 + c2))
+    with np.errstate(all="ignore"):
+        vertex = -c1 / (4.0 * c2)
+        inner = np.where(np.abs(vertex) < 1.0, np.abs(c0 - c2 - c1 * c1 / (8.0 * c2)), 0.0)
+    upper = np.maximum(ends, np.nan_to_num(inner)) + np.abs(coef[:, 3:]).sum(axis=1) + 2.0 * mismatch
+    column = np.abs(y).argmax(axis=1)
+    rows = np.arange(len(x))
+    return upper, np.abs(y[rows, column]), x[rows, column]
+
+
+def exceedance(values: ArrayLike, domain: Domain, confidence: float = 0.95) -> tuple[float, float]:
+    """Fraction of values outside the interval, and its upper Clopper-Pearson bound.
+
+    Args:
+        values: held-out calibration values; NaN counts as outside.
+        domain: closed interval.
+        confidence: of the one-sided bound.
+
+    Raises:
+        ApproximationError: there are no values.
+    """
+    v = np.asarray(values, dtype=np.float64).ravel()
+    if v.size == 0:
+        raise ApproximationError("the exceedance needs at least one held-out value, found none")
+    outside = int(v.size - ((v >= domain[0]) & (v <= domain[1])).sum())
+    bound = 1.0 if outside == v.size else float(stats.beta.ppf(confidence, outside + 1, v.size - outside))
+    return outside / v.size, bound
+
+
+def evaluation_cost(approx: Poly | Composite) -> Cost:
+    """Levels and products.
+
+    An affine polynomial folds into a linear layer and costs nothing; one of degree two is a
+    completed square: one product, one level. The map from the domain to [-1, 1] is folded too.
+    """
+    if isinstance(approx, Composite):
+        costs = [evaluation_cost(stage) for stage in approx.stages]
+        return Cost(sum(c.depth for c in costs), sum(c.products for c in costs), sum(c.plain_products for c in costs))
+    if approx.degree <= 1:
+        return Cost(0, 0, 0)
+    if approx.degree == 2:
+        return Cost(1, 1, 0)
+    plan = make_plan(approx)
+    return Cost(plan.depth, plan.products, plan.plain_products)
+
+
+def _rounding(goal: Target, approx: Poly | Composite, part: Domain) -> float:
+    """Size of the rounding errors of function and replacement in double precision."""
+    size = float(np.abs(_finite(goal, np.linspace(*part, 65))).max())
+    if isinstance(approx, Poly) and approx.basis == "power":
+        size += float(np.abs(approx.coef) @ max(abs(part[0]), abs(part[1])) ** np.arange(len(approx.coef)))
+    return 16.0 * float(np.finfo(float).eps) * size
+
+
+def certify(
+    function: Target | Function,
+    approx: Poly | Composite,
+    domain: tuple[float, float],
+    *,
+    intervals: Sequence[Domain] | None = None,
+    density: Density | None = None,
+    held_out: ArrayLike | None = None,
+) -> Certificate:
+    """Everything that is known about a replacement on an interval.
+
+    Args:
+        function: what is replaced; a plain callable counts as smooth.
+        approx: what replaces it.
+        domain: the certified interval.
+        intervals: the parts of it on which the error counts, if not all (a sign's gap around 0).
+        density: weighs the root mean square error.
+        held_out: calibration values that the fit has not seen, for the exceedance.
+
+    Raises:
+        DomainError: a malformed interval, or one on which the function is not finite.
+        DensityError: the density has no mass on the interval.
+    """
+    goal = as_target(function)
+    low, high = check_domain(domain)
+    parts = [goal.check(part) for part in (intervals or [(low, high)])]
+
+    def error(x: FloatArray) -> FloatArray:
+        return np.asarray(goal(x) - approx(x))
+
+    peaks = []
+    for part in parts:
+        peaks.append(largest(error, part, breaks=goal.kinks, noise=_rounding(goal, approx, part)))
+    peak = max(peaks, key=lambda p: p.bound)
+    weighted = math.nan
+    if density is not None:
+        inside = density.within((low, high))
+        weighted = math.sqrt(float((inside.mass * error(inside.points) ** 2).sum()))
+    outside, outside_bound = (math.nan, math.nan) if held_out is None else exceedance(held_out, (low, high))
+    center, half = 0.5 * (low + high), 0.75 * (high - low)
+    with np.errstate(all="ignore"):
+        growth = float(np.abs(approx(np.array([center - half, center + half]))).max())
+    cost = evaluation_cost(approx)
+    return Certificate(
+        domain=(low, high),
+        max_error=peak.bound,
+        at=peak.at,
+        weighted_error=weighted,
+        exceedance=outside,
+        exceedance_bound=outside_bound,
+        growth=growth,
+        depth=cost.depth,
+        products=cost.products,
+        plain_products=cost.plain_products,
+    )
