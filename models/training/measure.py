@@ -1,0 +1,90 @@
+"""What a trained network does on data: accuracy, ranges before activations, quadratics for its ReLUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from pi_compiler.models.data import Dataset
+from pi_compiler.models.zoo.activations import Quadratic, Square
+
+__all__ = ["ACTIVATIONS", "accuracy", "largest_inputs", "quadratic_fits", "watch_activations", "with_quadratics"]
+
+ACTIVATIONS = (nn.ReLU, Square, Quadratic)
+_BATCH = 1_000
+
+
+def accuracy(model: nn.Module, data: Dataset) -> tuple[float, float]:
+    """Fraction of correct predictions and mean cross-entropy."""
+    model.eval()
+    correct, loss = 0, 0.0
+    labels = torch.from_numpy(data.labels)
+    with torch.no_grad():
+        for start in range(0, len(data), _BATCH):
+            y = labels[start : start + _BATCH]
+            logits = model(torch.from_numpy(data.x[start : start + _BATCH]))
+            correct += int((logits.argmax(1) == y).sum())
+            loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
+    return correct / len(data), loss / len(data)
+
+
+@contextmanager
+def watch_activations(model: nn.Module, see: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Calls ``see(name, input)`` for every activation of every forward pass inside the block."""
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        return lambda _, inputs: see(name, inputs[0])
+
+    named = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, ACTIVATIONS)]
+    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in named]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def largest_inputs(model: nn.Module, data: Dataset) -> dict[str, float]:
+    """Largest absolute value that reaches each activation on ``data``, by activation name."""
+    largest: dict[str, float] = {}
+
+    def see(name: str, x: torch.Tensor) -> None:
+        largest[name] = max(largest.get(name, 0.0), float(x.abs().max()))
+
+    with watch_activations(model, see):
+        accuracy(model, data)
+    return largest
+
+
+def quadratic_fits(model: nn.Module, data: Dataset) -> dict[str, tuple[float, float, float]]:
+    """For every ReLU the quadratic c0 + c1 x + c2 x² nearest to it in mean square over its inputs on ``data``."""
+    seen: dict[str, list[torch.Tensor]] = {}
+    with watch_activations(model, lambda name, x: seen.setdefault(name, []).append(x.flatten())):
+        accuracy(model, data)
+    fits = {}
+    for name, parts in seen.items():
+        x = torch.cat(parts).double().numpy()
+        c0, c1, c2 = np.linalg.lstsq(np.stack([np.ones_like(x), x, x * x], axis=1), np.maximum(x, 0.0))[0]
+        fits[name] = (float(c0), float(c1), float(c2))
+    return fits
+
+
+def with_quadratics(model: nn.Sequential, data: Dataset) -> nn.Sequential:
+    """The same network with each ReLU replaced by its ``quadratic_fits``; the weights are shared."""
+    fits = quadratic_fits(model, data)
+    replaced = nn.Sequential()
+    for name, layer in model.named_children():
+        replaced.add_module(name, _polynomial(fits[name]) if name in fits else layer)
+    return replaced.eval()
+
+
+def _polynomial(coef: tuple[float, float, float]) -> Quadratic:
+    layer = Quadratic(1, axes=0)
+    with torch.no_grad():
+        for parameter, value in zip((layer.c, layer.b, layer.a), coef, strict=True):
+            parameter.fill_(value)
+    return layer
