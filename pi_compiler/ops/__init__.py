@@ -1,1 +1,21 @@
-"""The ONNX operators that the compiler knows, one block each."""
+"""The operators that the compiler knows, one block each.
+
+``OPS`` holds the canonical operators, which a graph consists of; ``READERS`` says for each ONNX
+operator how it becomes nodes of these.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pi_compiler.ops import convolution, elementwise, linear, pooling, shaping
+from pi_compiler.ops.op import Op, Reader
+
+__all__ = ["OPS", "READERS", "Op", "Reader"]
+
+_BLOCKS = (convolution, linear, pooling, shaping, elementwise)
+
+OPS: Mapping[str, Op] = MappingProxyType({op.name: op for block in _BLOCKS for op in block.OPS})
+"""Canonical operators by ``Node.op``."""
+
+READERS: Mapping[str, Reader] = MappingProxyType({k: v for block in _BLOCKS for k, v in block.READERS.items()})
+"""ONNX operators (default domain) by name."""
