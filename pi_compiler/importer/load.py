@@ -118,7 +118,9 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
         if data.startswith(start):
             raise ModelError(f"{name} is not an ONNX file but {what}")
     with translated(f"{name} is not an ONNX file, or it is truncated or damaged", "export or copy it again"):
-        return onnx.ModelProto.FromString(data)
+        model = onnx.ModelProto()
+        model.ParseFromString(data)
+    return model
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

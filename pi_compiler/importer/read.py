@@ -71,13 +71,13 @@ class Imported:
         graph: the network.
         notes: what was changed on the way and the user should know.
         opset: operator set of the file.
-        source: the model as bytes, weights included, as it was given.
+        model: the ONNX model as bytes, weights included, as it was given.
     """
 
     graph: Graph
     notes: tuple[str, ...]
     opset: int
-    source: bytes
+    model: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,8 +333,10 @@ class _Walk:
     def convert(self, proto: onnx.NodeProto, name: str, operands: list[Node | Constant | None]) -> list[_Value]:
         """A node that works on encrypted values."""
         own = proto.domain == load.OWN_DOMAIN
-        reader = READERS.get(proto.op_type.split("_")[0] if own else proto.op_type)
-        if reader is None or not (own or proto.domain in ("", "ai.onnx")):
+        standard = proto.domain in ("", "ai.onnx") and onnx.defs.has(proto.op_type, self.opset, "")
+        key = f"{load.OWN_DOMAIN}.{proto.op_type.split('_')[0]}" if own else proto.op_type
+        reader = READERS.get(key)
+        if reader is None or not (own or standard):
             self.refused(proto, name, *self.advice(proto))
             return []
         if not own and (version := onnx.defs.get_schema(proto.op_type, self.opset).since_version) > reader.newest:

@@ -134,6 +134,8 @@ def _prelu(node: Node, arrays: Arrays) -> FloatArray:
 
 def _read_prelu(call: Call) -> Node:
     x, slope = call.node(0), call.weights(1)
+    while slope.ndim >= len(x.shape) > 1 and slope.shape[0] == 1:
+        slope = slope[0]
     if expand(x, slope.shape, call.name) is not x:
         raise ShapeMismatch(f"slopes of shape {slope.shape} on a tensor of shape {list(x.shape)}")
     if np.unique(slope).size == 1:
@@ -300,6 +302,19 @@ def _poly_polynomial(node: Node) -> tuple[float, ...] | None:
     return tuple(float(c) for c in coef) if coef.ndim == 1 and node.attrs["basis"] == "power" else None
 
 
+def _read_poly(call: Call) -> Node:
+    """A call of the function that the exporter writes: Poly_<basis>_<degree>(x, coef, domain)."""
+    x, coef, domain = call.node(0), call.weights(1), call.weights(2)
+    _, basis, degree = call.op.split("_")
+    if basis not in ("power", "chebyshev") or len(coef) != int(degree) + 1 or len(domain) != 2:
+        raise ShapeMismatch(f"coefficients of shape {coef.shape} for {call.op}")
+    attrs = {"coef": coef.reshape(len(coef), -1), "domain": domain.reshape(2, -1)}
+    flat = {k: v[:, 0] if v.shape[1] == 1 else v for k, v in attrs.items()}
+    if any(v.ndim > 1 and v.shape[1] != x.shape[1] for v in flat.values()):
+        raise ShapeMismatch(f"coefficients of shape {coef.shape} on a tensor of shape {list(x.shape)}")
+    return same(x, "Poly", call.name, basis=basis, **flat)
+
+
 def _emit_poly(node: Node, inputs: Sequence[str], out: Writer) -> str:
     return out.polynomial(node, inputs[0])
 
@@ -380,6 +395,7 @@ READERS = {
     "Pow": Reader(_read_pow, 15),
     "Mul": Reader(_read_mul, 14),
     "Div": Reader(_read_div, 14),
+    "pi_compiler.Poly": Reader(_read_poly, 1),
     "LayerNormalization": Reader(
         _hidden(
             "normalization by statistics of encrypted values comes later",
