@@ -340,7 +340,7 @@ def _trace(prepared: Prepared, walk: _Walk, seconds: float) -> Trace:
             for c, name in enumerate(names)
             if walk.counts[at + c]
         }
-    ends = [start for _, start in walk.segments[1:]] + [seconds]
+    ends = [start for _, start in [*walk.segments, (0, seconds)]][1:]
     events = tuple(
         Event(program.origins[origin], start, end - start)
         for (origin, start), end in zip(walk.segments, ends, strict=True)

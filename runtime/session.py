@@ -1,0 +1,181 @@
+"""Both halves of an encrypted inference in one process: for demos, tests and measurements.
+
+``Session`` makes keys, prepares the program once and then answers inputs. The two halves stay two
+objects: the evaluator is built from parameters and evaluation keys only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pi_compiler.errors import ParameterError, ShapeMismatch
+from pi_compiler.ir.graph import FloatArray
+from pi_compiler.ir.params import Params
+from pi_compiler.ir.program import Opcode, Port, Program, Signature
+from pi_compiler.runtime.backend import Backend, Ciphertext, Client, get_backend, require
+from pi_compiler.runtime.executor import Prepared, Progress, execute, prepare
+from pi_compiler.runtime.trace import Trace
+
+DEFAULT_PLAINTEXT_MEMORY = 2 << 30
+"""Bytes that encoded constants may take if the user does not say."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """One answered input.
+
+    Attributes:
+        outputs: per output name the decrypted tensor, client-side operators applied.
+        logits: the same before the client-side operators.
+        trace: what the evaluation cost.
+        encrypt_seconds: on the client.
+        decrypt_seconds: on the client.
+    """
+
+    outputs: Mapping[str, FloatArray]
+    logits: Mapping[str, FloatArray]
+    trace: Trace
+    encrypt_seconds: float
+    decrypt_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Encryption, evaluation and decryption."""
+        return self.encrypt_seconds + self.trace.seconds + self.decrypt_seconds
+
+
+def pack_inputs(signature: Signature, inputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Slot vectors (..., ciphertexts, period) of every input; what the client encrypts.
+
+    Raises:
+        ShapeMismatch: an input is missing, unknown, has the wrong shape, or is not finite.
+    """
+    faults = [f"input {n!r} is missing" for n in signature.inputs if n not in inputs]
+    faults += [f"there is no input {n!r}" for n in inputs if n not in signature.inputs]
+    packed: dict[str, FloatArray] = {}
+    for name, port in signature.inputs.items():
+        if name not in inputs:
+            continue
+        x, shape = np.asarray(inputs[name]), port.layout.shape
+        if x.dtype.kind not in "fiub":
+            faults.append(f"input {name!r} has type {x.dtype}, needed are real numbers")
+        elif x.shape[-len(shape) :] != shape:
+            faults.append(f"input {name!r} has shape {x.shape}, needed is {shape}")
+        elif not np.isfinite(x).all():
+            faults.append(f"input {name!r} has values that are not finite")
+        else:
+            packed[name] = port.layout.pack(x.astype(np.float64) / port.gain)
+    if faults:
+        raise ShapeMismatch("the input does not fit the model", *faults)
+    return packed
+
+
+def unpack_output(port: Port, slots: FloatArray) -> FloatArray:
+    """The tensor (..., *shape) from decrypted slot vectors (..., ciphertexts, slots)."""
+    return port.layout.unpack(slots) * port.gain
+
+
+def client_side(name: str, values: FloatArray, signature: Signature) -> FloatArray:
+    """The operators that the model ends with and the client applies in clear."""
+    for op, attrs in signature.client_ops.get(name, ()):
+        axis = int(str(attrs.get("axis", -1)))
+        rank = len(signature.outputs[name].layout.shape)
+        axis = axis - rank if axis >= 0 else axis
+        if op in ("Softmax", "LogSoftmax"):
+            shifted = values - values.max(axis=axis, keepdims=True)
+            log_sum = np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+            values = np.exp(shifted - log_sum) if op == "Softmax" else shifted - log_sum
+        elif op == "ArgMax":
+            keep = bool(attrs.get("keepdims", 1))
+            if attrs.get("select_last_index", 0):
+                last = values.shape[axis] - 1
+                values = last - np.flip(values, axis).argmax(axis=axis, keepdims=keep)
+            else:
+                values = values.argmax(axis=axis, keepdims=keep)
+        else:
+            raise ParameterError(f"output {name!r} ends with {op}, which the client cannot apply")
+    return values
+
+
+class Session:
+    """A program with fresh keys on one backend, ready for inputs.
+
+    Args:
+        program: what to run.
+        params: its parameters.
+        signature: its inputs and outputs.
+        backend: name of the backend.
+        plaintext_memory: bytes that encoded constants may take.
+        insecure: allow parameters below 128-bit security.
+
+    Raises:
+        BackendError: the backend is missing or cannot run the program.
+        ParameterError: the parameters are insecure or outside what the backend can do.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        params: Params,
+        signature: Signature,
+        backend: str,
+        *,
+        plaintext_memory: int = DEFAULT_PLAINTEXT_MEMORY,
+        insecure: bool = False,
+    ) -> None:
+        self.backend: Backend = get_backend(backend)
+        self.program, self.params, self.signature = program, params, signature
+        require(self.backend, program, params)
+        start = time.perf_counter()
+        needs_relinearization = bool(program.count(Opcode.RELINEARIZE))
+        self.client: Client = self.backend.keygen(
+            params, program.rotations(), relinearize=needs_relinearization, insecure=insecure
+        )
+        keys = self.client.eval_keys
+        self.key_bytes = keys.nbytes
+        self.keygen_seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        evaluator = self.backend.evaluator(params, keys)
+        self.prepared: Prepared = prepare(program, evaluator, plaintext_memory=plaintext_memory)
+        self.prepare_seconds = time.perf_counter() - start
+
+    def encrypt(self, inputs: Mapping[str, FloatArray]) -> dict[str, list[Ciphertext]]:
+        """The client's first half."""
+        sealed: dict[str, list[Ciphertext]] = {}
+        for name, slots in pack_inputs(self.signature, inputs).items():
+            port = self.signature.inputs[name]
+            sealed[name] = [
+                self.client.encrypt(slots[..., i, :], port.level, port.scale) for i in range(slots.shape[-2])
+            ]
+        return sealed
+
+    def decrypt(self, outputs: Mapping[str, list[Ciphertext]]) -> dict[str, FloatArray]:
+        """The client's second half, without the client-side operators."""
+        return {
+            name: unpack_output(
+                self.signature.outputs[name], np.stack([self.client.decrypt(c) for c in ciphertexts], axis=-2)
+            )
+            for name, ciphertexts in outputs.items()
+        }
+
+    def run(self, inputs: Mapping[str, FloatArray], *, progress: Progress | None = None) -> Result:
+        """Encrypt, evaluate, decrypt.
+
+        Args:
+            inputs: per name one sample of the model's shape; backends that compute in clear
+                also take leading batch dimensions.
+            progress: called at every layer.
+        """
+        start = time.perf_counter()
+        sealed = self.encrypt(inputs)
+        sent = time.perf_counter()
+        outputs, trace = execute(self.prepared, sealed, progress=progress)
+        received = time.perf_counter()
+        logits = self.decrypt(outputs)
+        done = time.perf_counter()
+        final = {name: client_side(name, values, self.signature) for name, values in logits.items()}
+        return Result(final, logits, trace, sent - start, done - received)
