@@ -68,7 +68,7 @@ class Taps:
     @property
     def groups(self) -> int:
         """Ciphertexts that it takes to hold every tap once."""
-        return -(-self.windows.shape[0] // self.width)
+        return -(-len(self.windows) // self.width)
 
     @property
     def stride(self) -> int:

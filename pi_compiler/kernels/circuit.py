@@ -76,7 +76,11 @@ def evaluate(
 
 
 def _product(alg: Algebra, a: Value, b: Value, level: int) -> Value:
-    """A * b at a level: rescaled before it is relinearized, which is cheaper one level lower."""
+    """A * b at a level.
+
+    Relinearized before it is rescaled: rescaling rounds the third polynomial too, and there the
+    rounding meets s^2, whose coefficients are sqrt(N) times those of s (6 bits at N = 2^13).
+    """
     left = alg.drop_level(a, level + 1)
     right = left if a is b else alg.drop_level(b, level + 1)
-    return alg.relinearize(alg.rescale(alg.mul(left, right)))
+    return alg.rescale(alg.relinearize(alg.mul(left, right)))

@@ -62,12 +62,12 @@ class _Walk:
             else:
                 rest = alg.drop_level(self.basis[left - right], level)
                 value = alg.sub(value, alg.mul_plain(rest, 1.0, value.scale / rest.scale))
-        return alg.relinearize(alg.rescale(value))
+        return alg.rescale(alg.relinearize(value))
 
     def finish(self, node: Split | Leaf, level: int, scale: float) -> Value:
         """The node's value at a level and scale, rescaled and relinearized."""
         raised = self.raised(node, level + 1, scale * self.alg.primes[level + 1])
-        return self.alg.relinearize(self.alg.rescale(raised))
+        return self.alg.rescale(self.alg.relinearize(raised))
 
     def raised(self, node: Split | Leaf, level: int, scale: float) -> Value:
         """The node's value in double scale, before rescaling."""

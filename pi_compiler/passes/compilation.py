@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -39,6 +39,7 @@ class Range:
         edges: histogram bin edges.
         mass: histogram mass per bin, sums to 1.
         samples: number of scalar values seen.
+        held_out: values that the rest has not seen, of activation inputs only.
     """
 
     low: float
@@ -53,6 +54,7 @@ class Range:
     edges: FloatArray
     mass: FloatArray
     samples: int
+    held_out: FloatArray | None = None
 
     @property
     def magnitude(self) -> float:
@@ -73,10 +75,9 @@ class Range:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranges:
-    """Ranges by node, and by origin once the graph was rewritten."""
+    """Ranges by the identity of a graph's node."""
 
     by_node: Mapping[int, Range]
-    by_key: Mapping[tuple[str, int], Range] = field(default_factory=dict)
 
     def of(self, node: Node) -> Range:
         """The range of a node's value.
@@ -179,7 +180,9 @@ class Compilation:
         return value
 
 
-def summarize(samples: FloatArray, channel_axis: int | None, bins: int = 512) -> Range:
+def summarize(
+    samples: FloatArray, channel_axis: int | None, held_out: FloatArray | None = None, bins: int = 512
+) -> Range:
     """A ``Range`` of an array of samples (B, *shape)."""
     flat = samples.ravel()
     low, high = float(flat.min()), float(flat.max())
@@ -204,4 +207,5 @@ def summarize(samples: FloatArray, channel_axis: int | None, bins: int = 512) ->
         edges,
         counts / counts.sum(),
         flat.size,
+        held_out,
     )

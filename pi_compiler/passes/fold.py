@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import sparse
 
-from pi_compiler.approx.chebyshev import to_chebyshev
 from pi_compiler.approx.poly import Poly
 from pi_compiler.approx.square import complete_square
 from pi_compiler.errors import InternalError
@@ -73,9 +72,9 @@ class _Folder:
         size = int(np.prod(self.stages[number].shape))
         return _Expr({number: sparse.csr_array(sparse.eye_array(size))}, np.zeros(size))
 
-    def materialize(self, expr: _Expr, shape: Shape, origin: str) -> int:
+    def materialize(self, expr: _Expr, shape: Shape, origin: str, always: bool = False) -> int:
         """A stage whose value is the expression; none is added if it is a stage's value already."""
-        if len(expr.terms) == 1 and not expr.bias.any():
+        if len(expr.terms) == 1 and not expr.bias.any() and not always:
             ((number, matrix),) = expr.terms.items()
             diagonal = _diagonal(matrix)
             if diagonal is not None and bool((diagonal == 1.0).all()):
@@ -92,8 +91,7 @@ class _Folder:
                 composed = {number: matrix * gain}
             else:
                 bias = bias + matrix @ inner.bias
-            for n, m in composed.items():
-                terms[n] = sparse.csr_array(terms[n] + m) if n in terms else m
+            terms = _sum(terms, composed)
         return _Expr(terms, bias)
 
     def value(self, node: Node) -> tuple[int, float]:
@@ -127,7 +125,8 @@ class _Folder:
             if operand.shape != node.shape:
                 expr = self.broadcast(expr, operand.shape, node.shape)
             own = power_gain(self.ranges.of(operand).magnitude)
-            numbers.append(self.materialize(expr.scaled(1.0 / own), node.shape, node.origin))
+            # The second operand always gets a map of its own, so that both can take one layout.
+            numbers.append(self.materialize(expr.scaled(1.0 / own), node.shape, operand.origin, always=bool(numbers)))
             gain *= own
         return self.atom(self.push(Product(numbers[0], numbers[1], node.shape, node.origin))).scaled(gain)
 
@@ -145,7 +144,7 @@ class _Folder:
             return self.square(node, poly, x)
         low, high = poly.domain
         center, half = poly.spread((low + high) / 2), poly.spread((high - low) / 2)
-        number = self.materialize(x.scaled(1.0 / half, -center / half), node.shape, node.origin)
+        number = self.materialize(x.scaled(1.0 / half, -center / half), node.shape, node.inputs[0].origin)
         shared = poly.shared()
         gain = float(np.abs(shared(np.linspace(-1.0, 1.0, 4001))).max()) or 1.0
         unit = Poly("chebyshev", tuple(c / gain for c in shared.coef), (-1.0, 1.0))
@@ -153,23 +152,32 @@ class _Folder:
 
     def square(self, node: Node, poly: ActivationPolynomial, x: _Expr) -> _Expr:
         """S (a x + b)^2 + c with a x + b divided by its largest calibrated magnitude."""
-        form = complete_square(poly.power(2), poly.power(1), poly.power(0))
+        form = complete_square(poly.power(0), poly.power(1), poly.power(2))
+        on = form.square
+        if not on.any():
+            return x.scaled(poly.spread(form.scale), poly.spread(form.shift))
         low, high = self.ranges.of(node.inputs[0]).channels
-        reach = np.maximum(np.abs(form.a * low + form.b), np.abs(form.a * high + form.b))
+        a, b = np.where(on, form.scale, 0.0), np.where(on, form.shift, 0.0)
+        reach = np.maximum(np.abs(a * low + b), np.abs(a * high + b))
         # A channel that calibration hardly moved keeps room for values it did not show.
         unit = np.maximum(reach, 0.1 * reach.max()) if reach.any() else np.ones_like(reach)
-        a, b, s = (poly.spread(v) for v in (form.a / unit, form.b / unit, form.s * unit**2))
-        number = self.materialize(x.scaled(a, b), node.shape, node.origin)
-        squared = self.atom(self.push(Square(number, node.shape, node.origin))).scaled(s, poly.spread(form.c))
-        linear = poly.spread(form.linear)
-        if not linear.any():
+        inner = x.scaled(poly.spread(a / unit), poly.spread(b / unit))
+        number = self.materialize(inner, node.shape, node.inputs[0].origin)
+        outer = poly.spread(np.where(on, form.sign, 0.0) * unit**2)
+        squared = self.atom(self.push(Square(number, node.shape, node.origin)))
+        squared = squared.scaled(outer, poly.spread(np.where(on, form.constant, form.shift)))
+        if on.all():
             return squared
-        # Channels without a quadratic term keep their linear part, read from the same operand.
-        rest = x.scaled(linear)
-        terms = dict(squared.terms)
-        for n, m in rest.terms.items():
-            terms[n] = sparse.csr_array(terms[n] + m) if n in terms else m
-        return _Expr(terms, squared.bias + rest.bias)
+        # Channels without a quadratic term keep their line, read from the same operand.
+        rest = x.scaled(poly.spread(np.where(on, 0.0, form.scale)))
+        return _Expr(_sum(squared.terms, rest.terms), squared.bias + rest.bias)
+
+
+def _sum(a: Mapping[int, Matrix], b: Mapping[int, Matrix]) -> dict[int, Matrix]:
+    terms = dict(a)
+    for n, m in b.items():
+        terms[n] = sparse.csr_array(terms[n] + m) if n in terms else m
+    return terms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -236,7 +244,7 @@ class ActivationPolynomial:
         coef = tuple(float(c) for c in self.coef[:, 0])
         if self.basis == "power":
             own = Poly("power", coef, (float(self.low[0]), float(self.high[0])))
-            coef = to_chebyshev(own).coef
+            coef = own.to("chebyshev").coef
         return Poly("chebyshev", coef, (-1.0, 1.0))
 
     def spread(self, per_channel: FloatArray) -> FloatArray:

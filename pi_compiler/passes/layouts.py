@@ -192,6 +192,6 @@ def _estimate(t: Taps, prices: Prices, level: int) -> float:
     ciphertexts = t.groups * t.copies
     best = min(ciphertexts * (n1 - 1) + -(-t.share // n1) - 1 for n1 in (1, 2, 4, 8, 16, 32) if n1 <= t.share)
     folds = len(t.lane_folds) + max(0, (t.width // t.rows).bit_length() - 1)
-    rotations = best * prices.named("rotate", level) + folds * prices.named("rotate", level - 1)
+    rotations = (best + folds) * prices.named("rotate", level)
     products = ciphertexts * t.share * (prices.named("mul_plain", level) + prices.named("add", level))
     return rotations + products + ciphertexts * prices.named("encrypt", level)

@@ -16,11 +16,12 @@ from pi_compiler.errors import InternalError
 from pi_compiler.ir.circuit import Circuit, MatVecPlan
 from pi_compiler.ir.layout import Layout
 from pi_compiler.ir.stages import Affine, InputStage, Polynomial, Product, Square, Stages
-from pi_compiler.kernels.matvec import Split, Structure, best_split, make_plan, structure
+from pi_compiler.kernels.matvec import Structure, best_split, make_plan, structure
 from pi_compiler.options import Options
 from pi_compiler.passes.layouts import Grid, Placed, distinct, input_layouts, result_layouts, tap_layouts
 
 _BEAM = 10
+_MANY, _FEW = 4, 64  # results with more than _MANY times the fewest diagonals, plus _FEW, are dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class _Packer:
         self.options = options
         self.readers = stages.consumers()
         self.outputs = {n for n, _ in stages.outputs.values()}
-        self.structures: dict[tuple[int, ...], tuple[Structure, Split, float]] = {}
+        self.structures: dict[tuple[int, ...], Structure] = {}
+        self.prices_of: dict[tuple[int, ...], float] = {}
         self.tapped: dict[int, list[tuple[Placed, Placed]]] = {}
 
     def run(self) -> Circuit:
@@ -66,7 +68,7 @@ class _Packer:
                 options = [(p, self.encryption(p, number)) for p in input_layouts(stage.shape, self.slots)]
                 options += [(a, self.encryption(a, number)) for a, _ in self.taps(number)]
             case Affine():
-                options = [(p, self.price(number, stage, state, p)) for p in self.results(number, stage, state)]
+                options = self.priced(number, stage, state)
             case Square():
                 options = [(replace(state.placed[stage.source]), 0.0)]
             case Polynomial():
@@ -120,19 +122,27 @@ class _Packer:
     def near(self, value: int, number: int) -> bool:
         return any(r >= number for r in self.readers[value])
 
-    def price(self, number: int, stage: Affine, state: _State, result: Placed) -> float:
-        return self.plan(number, stage, [state.placed[s].layout for s in stage.sources], result)[2]
+    def priced(self, number: int, stage: Affine, state: _State) -> list[tuple[Placed, float]]:
+        """Results with prices; those with many times the fewest diagonals are not worth pricing."""
+        sources = [state.placed[s].layout for s in stage.sources]
+        found = [(p, self.structure(number, stage, sources, p.layout)) for p in self.results(number, stage, state)]
+        fewest = min((len(s.keys) for _, s in found), default=0)
+        return [(p, self.plan(number, stage, sources, p)[1]) for p, s in found if len(s.keys) <= _MANY * fewest + _FEW]
 
-    def plan(
-        self, number: int, stage: Affine, sources: Sequence[Layout], result: Placed
-    ) -> tuple[Structure, Split, float]:
-        key = (number, *(s.key for s in sources), result.layout.key)
+    def structure(self, number: int, stage: Affine, sources: Sequence[Layout], result: Layout) -> Structure:
+        key = (number, *(s.key for s in sources), result.key)
         if key not in self.structures:
-            s = structure(stage.matrices, sources, result.layout)
-            level = self.levels[number] + 1
-            split = best_split(s, *self.step_prices(level), hints=self.hints(result.grid))
-            self.structures[key] = s, split, split.cost + self.rest(s, level)
+            self.structures[key] = structure(stage.matrices, sources, result)
         return self.structures[key]
+
+    def plan(self, number: int, stage: Affine, sources: Sequence[Layout], result: Placed) -> tuple[Structure, float]:
+        s = self.structure(number, stage, sources, result.layout)
+        key = (number, *(x.key for x in sources), result.layout.key)
+        if key not in self.prices_of:
+            level = self.levels[number] + 1
+            split = best_split(s, *self.step_prices(level), hints=self.hints(result.grid), thorough=False)
+            self.prices_of[key] = split.cost + self.rest(s, level)
+        return s, self.prices_of[key]
 
     def step_prices(self, level: int) -> tuple[float, float]:
         return self.prices.named("rotate", level), self.prices.named("rotate", level) + self.prices.named("add", level)
@@ -140,7 +150,7 @@ class _Packer:
     def rest(self, s: Structure, level: int) -> float:
         p = self.prices
         products = len(s.keys) * (p.named("mul_plain", level) + p.named("add", level) + 2 * p.overhead)
-        folds = len(s.folds) * (p.named("rotate", level - 1) + p.named("add", level - 1))
+        folds = len(s.folds) * (p.named("rotate", level) + p.named("add", level))
         return products + s.outputs * (folds + p.named("rescale", level))
 
     @staticmethod
@@ -155,7 +165,7 @@ class _Packer:
             if not isinstance(stage, Affine):
                 continue
             sources = [layouts[s] for s in stage.sources]
-            s, _, _ = self.plan(number, stage, sources, best.placed[number])
+            s = self.structure(number, stage, sources, layouts[number])
             level = self.levels[number] + 1
 
             def free(source: int, ciphertext: int, baby: int, stage: Affine = stage) -> bool:

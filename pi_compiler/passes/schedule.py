@@ -22,8 +22,13 @@ from pi_compiler.options import Options
 from pi_compiler.passes.compilation import Compilation, Limits
 from pi_compiler.passes.pack import pack_stages
 
-HEADROOM_BITS = 5.0
-"""q_0 exceeds the scale by so much: values of a normalized network may reach 2^4 before they wrap."""
+HEADROOM_BITS = 4.0
+"""q_0 exceeds the scale by so much: values of a normalized network may reach 2^3 before they wrap."""
+
+SPECIAL_BITS = 7.0
+"""The special prime exceeds the scale by so much. Key switching with one digit per prime adds noise
+q_i / p times that of a fresh error, so that a special prime no larger than q_0 would let it
+dominate rescaling's rounding; three bits above q_0 make it a minor part."""
 
 _LARGEST_SCALE = 45.0
 
@@ -46,8 +51,8 @@ def needed_log_scale(log_n: int, depth: int, precision_bits: float) -> float:
 def log_scale_for(log_n: int, depth: int, specials: int, max_prime_bits: int, insecure: bool) -> float:
     """The largest scale that the security table allows with this many levels."""
     budget = MAX_LOG_QP[log_n] if not insecure else 10**6
-    by_security = (budget - 0.5 - (1 + specials) * HEADROOM_BITS) / (depth + 1 + specials)
-    return min(by_security, _LARGEST_SCALE, max_prime_bits - HEADROOM_BITS - 0.5)
+    by_security = (budget - 0.5 - HEADROOM_BITS - specials * SPECIAL_BITS) / (depth + 1 + specials)
+    return min(by_security, _LARGEST_SCALE, max_prime_bits - SPECIAL_BITS - 0.5)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,14 +99,13 @@ def candidates(depth: int, options: Options, limits: Limits) -> list[Params]:
         needed = needed_log_scale(log_n, depth, options.precision_bits)
         if wanted > largest or (options.log_scale is None and largest < needed) or wanted < log_n + 2:
             continue
-        log_q0 = wanted + HEADROOM_BITS
         found.append(
             make_params(
                 log_n,
                 depth,
                 wanted,
-                log_q0=log_q0,
-                log_special=log_q0,
+                log_q0=wanted + HEADROOM_BITS,
+                log_special=wanted + SPECIAL_BITS,
                 specials=limits.specials,
                 insecure=options.insecure,
             )

@@ -1,0 +1,272 @@
+"""The compiler as a function: a model and calibration data in, a compiled model out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pi_compiler import artifact
+from pi_compiler.artifact import Artifact, Json
+from pi_compiler.cost import CostTable, load_costs
+from pi_compiler.errors import ModelError, ParameterError, ShapeMismatch
+from pi_compiler.ir.graph import FloatArray, Graph
+from pi_compiler.ir.params import Params
+from pi_compiler.ir.program import Program, Signature
+from pi_compiler.options import Options
+from pi_compiler.passes.calibrate import check_samples
+from pi_compiler.passes.compilation import Compilation, Limits
+from pi_compiler.pipelines import CKKS, Observer, run
+from pi_compiler.report.plan import plan_report
+from pi_compiler.runtime.backend import get_backend
+from pi_compiler.runtime.executor import Progress
+from pi_compiler.runtime.session import DEFAULT_PLAINTEXT_MEMORY, Result, Session
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+    Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | torch.nn.Module
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+Samples: TypeAlias = ArrayLike | Mapping[str, ArrayLike]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledModel:
+    """A program with everything needed to run it, except keys: those are made when it runs.
+
+    Attributes:
+        program: instructions.
+        params: CKKS parameters.
+        signature: inputs and outputs as the client sees them.
+        report: what ``explain`` prints, as JSON (see ``pi_compiler.report.plan``).
+        models: ``model.onnx`` as it came and ``polynomial.onnx`` in its HE-friendly form.
+    """
+
+    program: Program
+    params: Params
+    signature: Signature
+    report: Json
+    models: Mapping[str, bytes]
+
+    def save(self, folder: str | os.PathLike[str]) -> int:
+        """Write to a folder; returns its size in bytes.
+
+        Raises:
+            ParameterError: it cannot be written.
+        """
+        return artifact.save(
+            Artifact(self.program, self.params, self.signature, self.report, self.models), Path(folder)
+        )
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> CompiledModel:
+        """Read a folder that ``save`` wrote.
+
+        Raises:
+            ArtifactError: it is missing, damaged, or from a newer version.
+        """
+        a = artifact.load(Path(folder))
+        return CompiledModel(a.program, a.params, a.signature, a.report, a.models)
+
+    def explain(self) -> str:
+        """The plan as text: choices, levels, rotations, keys, memory, seconds per layer."""
+        from pi_compiler.report.text import explain
+
+        return explain(self.report)
+
+    def session(
+        self,
+        backend: str = "auto",
+        *,
+        plaintext_memory: int = DEFAULT_PLAINTEXT_MEMORY,
+        insecure: bool = False,
+    ) -> Session:
+        """Fresh keys on a backend; the returned session answers as many inputs as wanted."""
+        name = str(self.report["backend"]) if backend == "auto" else backend
+        return Session(
+            self.program, self.params, self.signature, name, plaintext_memory=plaintext_memory, insecure=insecure
+        )
+
+    def run(self, x: Samples, *, backend: str = "auto", progress: Progress | None = None) -> Result:
+        """Encrypt one sample (or a batch in ``clear`` and ``sim``), evaluate, decrypt."""
+        return self.session(backend).run(self.sample(x), progress=progress)
+
+    def sample(self, x: Samples) -> dict[str, FloatArray]:
+        """Input arrays by name, each with the model's shape; a missing batch dimension of 1 is added.
+
+        Raises:
+            ShapeMismatch: a shape or name does not fit.
+        """
+        given = by_name(x, list(self.signature.inputs))
+        shaped: dict[str, FloatArray] = {}
+        for name, values in given.items():
+            port = self.signature.inputs.get(name)
+            if port is None:
+                raise ShapeMismatch(
+                    f"there is no input {name!r}", f"the model's inputs: {', '.join(self.signature.inputs)}"
+                )
+            shape = port.layout.shape
+            if values.shape[-len(shape) :] != shape and shape[0] == 1 and values.shape[-len(shape) + 1 :] == shape[1:]:
+                values = values.reshape(*values.shape[: values.ndim - len(shape) + 1], *shape)
+            shaped[name] = values
+        return shaped
+
+
+def compile(
+    model: Source,
+    *,
+    calibration: Samples,
+    options: Options | None = None,
+    example_input: object | None = None,
+    input_shapes: Shapes | None = None,
+    costs: CostTable | None = None,
+    observers: Sequence[Observer] = (),
+) -> CompiledModel:
+    """Compile a model.
+
+    Args:
+        model: path of an ONNX file, its bytes, an ``onnx.ModelProto``, or a ``torch.nn.Module``.
+        calibration: samples (B, *shape) of the input, or one such array per input name. Never the test set.
+        options: what is wanted; defaults are meant to work.
+        example_input: for a torch module: one input batch, to trace it with.
+        input_shapes: sizes of dynamic dimensions.
+        costs: price table; default is this machine's, or the shipped one.
+        observers: called after every pass.
+
+    Raises:
+        ModelError: the model cannot be read or holds what is not supported.
+        CalibrationError: the data cannot be used, or a range is too wide.
+        BudgetError: nothing fits.
+    """
+    options = options or Options()
+    c, models = prepare(model, calibration, options, example_input, input_shapes, costs)
+    c = run(c, CKKS, observers)
+    return finish(c, models)
+
+
+def prepare(
+    model: Source,
+    calibration: Samples,
+    options: Options,
+    example_input: object | None = None,
+    input_shapes: Shapes | None = None,
+    costs: CostTable | None = None,
+) -> tuple[Compilation, dict[str, bytes]]:
+    """The record that passes begin with, and the model's own bytes."""
+    from pi_compiler.importer import import_model
+
+    backend = get_backend(options.backend)
+    can = backend.capabilities
+    limits = Limits(can.max_log_n, can.max_prime_bits, can.specials)
+    imported = import_model(onnx_source(model, example_input), input_shapes=input_shapes, maxpool=options.maxpool)
+    samples = samples_for(imported.graph, calibration)
+    check_samples(imported.graph, samples)
+    c = Compilation(
+        options, imported.graph, costs or load_costs(options.backend), limits, samples, notes=imported.notes
+    )
+    return c, {"model.onnx": imported.model}
+
+
+def finish(c: Compilation, models: dict[str, bytes]) -> CompiledModel:
+    """The compiled model from a finished record."""
+    from pi_compiler.exporter import export
+
+    program = Compilation.require(c.program, "finish", "lower")
+    params = Compilation.require(c.params, "finish", "schedule")
+    signature = Compilation.require(c.signature, "finish", "lower")
+    replaced = Compilation.require(c.replaced, "finish", "approximate")
+    models = {**models, "polynomial.onnx": export(replaced, None).SerializeToString()}
+    return CompiledModel(program, params, signature, plan_report(c), models)
+
+
+def plan(
+    model: Source,
+    *,
+    calibration: Samples,
+    options: Options | None = None,
+    example_input: object | None = None,
+    input_shapes: Shapes | None = None,
+    costs: CostTable | None = None,
+    observers: Sequence[Observer] = (),
+) -> Json:
+    """Like ``compile``, but stops before the program is written: the report only."""
+    c, _ = prepare(model, calibration, options or Options(), example_input, input_shapes, costs)
+    return plan_report(run(c, CKKS, observers, stop_after="schedule"))
+
+
+def onnx_source(model: Source, example_input: object | None) -> str | bytes | onnx.ModelProto:
+    """A torch module exported to ONNX; everything else as it is.
+
+    Raises:
+        ParameterError: a torch module without an example input.
+    """
+    if isinstance(model, str | bytes | os.PathLike):
+        return model if isinstance(model, bytes) else os.fspath(model)
+    if type(model).__name__ == "ModelProto":
+        return model  # type: ignore[return-value]
+    if not hasattr(model, "state_dict"):
+        raise ModelError(
+            f"cannot compile a {type(model).__name__}", hint="an ONNX path, bytes, onnx.ModelProto, or torch.nn.Module"
+        )
+    if example_input is None:
+        raise ParameterError("a torch module needs example_input, one input batch to trace it with")
+    from pi_compiler.torch_export import to_onnx
+
+    return to_onnx(model, example_input)
+
+
+def by_name(x: Samples, names: Sequence[str]) -> dict[str, FloatArray]:
+    """Arrays by input name; a lone array belongs to the only input.
+
+    Raises:
+        ShapeMismatch: a lone array for a model with several inputs, or values that are not numbers.
+    """
+    if isinstance(x, Mapping):
+        return {str(n): _array(v, str(n)) for n, v in x.items()}
+    if len(names) != 1:
+        raise ShapeMismatch(f"the model has {len(names)} inputs: {', '.join(names)}; give one array per name")
+    return {names[0]: _array(x, names[0])}
+
+
+def _array(x: ArrayLike, name: str) -> FloatArray:
+    values = np.asarray(x)
+    if values.dtype.kind not in "fiub":
+        raise ShapeMismatch(f"input {name!r} has type {values.dtype}, needed are real numbers")
+    return values
+
+
+def samples_for(graph: Graph, calibration: Samples) -> dict[str, FloatArray]:
+    """Calibration samples (B, *shape) by input name.
+
+    Raises:
+        ShapeMismatch: a shape does not fit.
+    """
+    found = by_name(calibration, [n.origin for n in graph.inputs])
+    faults = []
+    for node in graph.inputs:
+        x = found.get(node.origin)
+        if x is None:
+            continue
+        shape = node.shape
+        if x.shape[1:] == shape:
+            continue
+        if shape[0] == 1 and x.ndim >= 1 and x.shape[1:] == shape[1:]:
+            found[node.origin] = x.reshape(x.shape[0], *shape)
+        else:
+            faults.append(f"samples of input {node.origin!r} have shape {x.shape[1:]}, needed is {shape[1:]}")
+    if faults:
+        raise ShapeMismatch("the calibration data do not fit the model", *faults)
+    return found
+
+
+def batches(x: Mapping[str, FloatArray], size: int) -> Iterator[dict[str, FloatArray]]:
+    """Consecutive slices of a batch."""
+    count = min((len(v) for v in x.values()), default=0)
+    for start in range(0, count, size):
+        yield {n: v[start : start + size] for n, v in x.items()}

@@ -1,0 +1,56 @@
+"""The order of passes, in reading order, and observers between them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from pi_compiler.passes.approximate import approximate
+from pi_compiler.passes.calibrate import calibrate
+from pi_compiler.passes.compilation import Compilation
+from pi_compiler.passes.fold import fold
+from pi_compiler.passes.lower import lower
+from pi_compiler.passes.schedule import schedule
+
+Pass: TypeAlias = Callable[[Compilation], Compilation]
+Observer: TypeAlias = Callable[[str, Compilation, float], None]
+"""Called after each pass with its name, the record, and the seconds that it took."""
+
+_log = logging.getLogger(__name__)
+
+CKKS: tuple[tuple[str, Pass], ...] = (
+    ("calibrate", calibrate),
+    ("approximate", approximate),
+    ("fold", fold),
+    ("schedule", schedule),
+    ("lower", lower),
+)
+"""Graph to program. Packing is part of scheduling: which layouts are cheap depends on the ring degree."""
+
+
+def run(
+    c: Compilation,
+    passes: Sequence[tuple[str, Pass]],
+    observers: Sequence[Observer] = (),
+    stop_after: str | None = None,
+) -> Compilation:
+    """Apply passes in order.
+
+    Args:
+        c: where to begin.
+        passes: name and function.
+        observers: see ``Observer``.
+        stop_after: name of the last pass to run.
+    """
+    for name, function in passes:
+        start = time.perf_counter()
+        c = function(c)
+        seconds = time.perf_counter() - start
+        _log.info("pass %s took %.2f s", name, seconds)
+        for observer in observers:
+            observer(name, c, seconds)
+        if name == stop_after:
+            break
+    return c

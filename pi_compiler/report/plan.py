@@ -1,0 +1,237 @@
+"""What the compiler decided and predicts, as JSON with stable names (ARCHITECTURE.md, section 5)."""
+
+from __future__ import annotations
+
+import math
+
+import pi_compiler
+from pi_compiler.approx.plan import make_plan
+from pi_compiler.approx.poly import Fit, Poly
+from pi_compiler.cost import Prices
+from pi_compiler.ir.circuit import Circuit
+from pi_compiler.ir.params import Params
+from pi_compiler.ir.program import Opcode, Program
+from pi_compiler.ir.stages import Affine, InputStage, Polynomial, Square, Stage
+from pi_compiler.kernels.circuit import depth_of
+from pi_compiler.passes.compilation import Compilation, Range
+
+Json = dict[str, object]
+
+
+def plan_report(c: Compilation) -> Json:
+    """The report of a compilation that ran at least up to ``schedule``.
+
+    Keys: see ARCHITECTURE.md section 5. Before ``lower`` ran, ``peak_ciphertext_bytes`` and
+    ``peak_memory_bytes`` are null.
+    """
+    circuit = Compilation.require(c.circuit, "report", "schedule")
+    params = Compilation.require(c.params, "report", "schedule")
+    levels = Compilation.require(c.levels, "report", "schedule")
+    cost = Compilation.require(c.cost, "report", "schedule")
+    totals = {op: sum(counts.get(op, 0) for counts in cost.counts.values()) for op in Opcode}
+    prices = c.costs.prices(params.log_n)
+    keys = len(cost.rotation_keys) + (1 if totals[Opcode.RELINEARIZE] else 0)
+    encrypt, decrypt = transfer_seconds(circuit, levels, prices)
+    evaluate = sum(cost.seconds.values())
+    key_bytes = keys * key_size(params)
+    plain_bytes, encode_seconds = plaintexts(circuit, levels, params, prices)
+    peak_ct = peak_ciphertext_bytes(c.program, params) if c.program is not None else None
+    inputs = [circuit.layouts[n].ciphertexts for n in input_stages(circuit)]
+    fresh = params.ciphertext_bytes(max(levels))
+    return {
+        "version": pi_compiler.__version__,
+        "model": c.graph.name,
+        "target": "ckks",
+        "backend": c.options.backend,
+        "levels": max(levels),
+        "depth": max(levels),
+        "rotations": totals[Opcode.ROTATE],
+        "distinct_rotations": len(cost.rotation_keys),
+        "plain_products": totals[Opcode.MUL_PLAIN],
+        "products": totals[Opcode.MUL],
+        "relinearizations": totals[Opcode.RELINEARIZE],
+        "rescalings": totals[Opcode.RESCALE],
+        "instructions": sum(totals.values()),
+        "bootstraps": 0,
+        "log_n": params.log_n,
+        "log_qp": params.log_qp,
+        "log_scale": params.log_scale,
+        "security_bits": params.security,
+        "insecure": c.options.insecure,
+        "keys": keys,
+        "key_bytes": key_bytes,
+        "ciphertext_bytes": fresh,
+        "input_ciphertexts": sum(inputs),
+        "bytes_sent": sum(inputs) * fresh,
+        "plaintext_bytes": plain_bytes,
+        "peak_ciphertext_bytes": peak_ct,
+        "peak_memory_bytes": None if peak_ct is None else key_bytes + plain_bytes + peak_ct,
+        "predicted_seconds": encrypt + evaluate + decrypt,
+        "predicted_encrypt_seconds": encrypt,
+        "predicted_evaluate_seconds": evaluate,
+        "predicted_decrypt_seconds": decrypt,
+        "predicted_setup_seconds": encode_seconds,
+        "costs_measured_here": c.costs.measured_here,
+        "costs_machine": c.costs.machine,
+        "rounds": 1,
+        "offline_bytes": 0,
+        "layers": layers(c, circuit, levels, prices),
+        "activations": activations(c),
+        "client_ops": {
+            name: [op for op, _ in ops]
+            for name, ops in zip(c.graph.output_names, c.graph.client_ops, strict=False)
+            if ops
+        },
+        "notes": list(c.notes),
+    }
+
+
+def input_stages(circuit: Circuit) -> list[int]:
+    """Numbers of the input stages."""
+    return [n for n, s in enumerate(circuit.stages.stages) if isinstance(s, InputStage)]
+
+
+def transfer_seconds(circuit: Circuit, levels: tuple[int, ...], prices: Prices) -> tuple[float, float]:
+    """Predicted seconds of encrypting all inputs and decrypting all outputs."""
+    encrypt = sum(circuit.layouts[n].ciphertexts * prices.named("encrypt", levels[n]) for n in input_stages(circuit))
+    outputs = [n for n, _ in circuit.stages.outputs.values()]
+    decrypt = sum(circuit.layouts[n].ciphertexts * prices.named("decrypt", levels[n]) for n in outputs)
+    return encrypt, decrypt
+
+
+def key_size(params: Params) -> int:
+    """Bytes of one switching key: a pair of polynomials over QP per digit (one digit per prime of Q
+    with one special prime; fewer digits with more).
+    """
+    digits = -(-len(params.primes) // len(params.special))
+    return digits * 2 * (len(params.primes) + len(params.special)) * 8 << params.log_n
+
+
+def plaintexts(circuit: Circuit, levels: tuple[int, ...], params: Params, prices: Prices) -> tuple[int, float]:
+    """Bytes of all encoded plaintext vectors, and predicted seconds to encode them."""
+    size, seconds = 0, 0.0
+    for n, stage in enumerate(circuit.stages.stages):
+        if isinstance(stage, Affine):
+            level = levels[n] + 1
+            count = circuit.plans[n].plain_products
+            bias = int(circuit.plans[n].bias.any(axis=-1).sum())
+            size += count * (8 * (level + 1) << params.log_n) + bias * (8 * level << params.log_n)
+            seconds += count * prices.named("encode", level) + bias * prices.named("encode", level - 1)
+    return size, seconds
+
+
+def peak_ciphertext_bytes(program: Program, params: Params) -> int:
+    """Most bytes that ciphertexts hold at a time when each is freed at its last use."""
+    size = (program.level.astype(int) + 1) * program.dimension * (8 << params.log_n)
+    last = program.last_uses()
+    change = [0] * (len(program) + 1)
+    held = int(size[: program.arity].sum())
+    for value, end in enumerate(last.tolist()):
+        if 0 <= end < len(program):
+            change[end] -= int(size[value])
+    peak = held
+    for i in range(len(program)):
+        held += int(size[program.arity + i]) if last[program.arity + i] >= 0 else 0
+        peak = max(peak, held)
+        held += change[i]
+    return peak
+
+
+def kind_of(stage: Stage) -> str:
+    """What a stage is, for people."""
+    match stage:
+        case InputStage():
+            return "input"
+        case Affine():
+            return "linear"
+        case Square():
+            return "square"
+        case Polynomial():
+            return f"polynomial of degree {stage.poly.degree}"
+        case _:
+            return "product"
+
+
+def layers(c: Compilation, circuit: Circuit, levels: tuple[int, ...], prices: Prices) -> list[Json]:
+    """One entry per layer in program order: what runs under its name, where, and for how long."""
+    cost = Compilation.require(c.cost, "report", "schedule")
+    entries: dict[str, Json] = {}
+    for n, stage in enumerate(circuit.stages.stages):
+        layout = circuit.layouts[n]
+        entry = entries.setdefault(
+            stage.origin,
+            {"name": stage.origin, "kinds": [], "shape": list(stage.shape), "layout": "", "ciphertexts": 0, "depth": 0},
+        )
+        kinds = entry["kinds"]
+        if isinstance(kinds, list):
+            kinds.append(kind_of(stage))
+        entry["layout"] = f"{layout.name}, period {layout.period}"
+        entry["ciphertexts"] = layout.ciphertexts
+        entry["depth"] = int(str(entry["depth"])) + depth_of(stage)
+        entry["level_out"] = levels[n]
+        if isinstance(stage, InputStage):
+            entry["predicted_encrypt_seconds"] = layout.ciphertexts * prices.named("encrypt", levels[n])
+    for name, entry in entries.items():
+        counts = cost.counts.get(name, {})
+        entry["rotations"] = counts.get(Opcode.ROTATE, 0)
+        entry["plain_products"] = counts.get(Opcode.MUL_PLAIN, 0)
+        entry["products"] = counts.get(Opcode.MUL, 0)
+        entry["predicted_seconds"] = cost.seconds.get(name, 0.0)
+    return list(entries.values())
+
+
+def activations(c: Compilation) -> list[Json]:
+    """One entry per replaced nonlinearity, with its certificate."""
+    ranges = {} if c.ranges is None else {n.origin: c.ranges.of(n.inputs[0]) for n in c.graph.nodes() if n.inputs}
+    return [
+        {
+            "name": r.origin,
+            "op": r.op,
+            "elements": r.elements,
+            "range": _range(ranges[r.origin]),
+            **fit_report(r.fit),
+        }
+        for r in c.fits or ()
+    ]
+
+
+def _range(r: Range) -> Json:
+    return {
+        "low": r.low,
+        "high": r.high,
+        "mean": r.mean,
+        "std": r.std,
+        "quantiles": {str(p): v for p, v in r.quantiles.items()},
+        "channel_low": r.channel_low.tolist(),
+        "channel_high": r.channel_high.tolist(),
+        "channel_mean": r.channel_mean.tolist(),
+        "channel_std": r.channel_std.tolist(),
+    }
+
+
+def fit_report(fit: Fit) -> Json:
+    """A fit and its certificate."""
+    cert = fit.certificate
+    degree = fit.approx.degree if isinstance(fit.approx, Poly) else None
+    depth = (1 if degree == 2 else make_plan(fit.approx).depth) if isinstance(fit.approx, Poly) else cert.depth
+    return {
+        "target": fit.target,
+        "method": fit.method,
+        "degree": degree,
+        "coef": list(fit.approx.coef) if isinstance(fit.approx, Poly) else None,
+        "basis": fit.approx.basis if isinstance(fit.approx, Poly) else None,
+        "domain": list(cert.domain),
+        "max_error": number(cert.max_error),
+        "at": number(cert.at),
+        "weighted_error": number(cert.weighted_error),
+        "exceedance": number(cert.exceedance),
+        "exceedance_bound": number(cert.exceedance_bound),
+        "growth": number(cert.growth),
+        "depth": depth,
+        "notes": list(fit.notes),
+    }
+
+
+def number(value: float) -> float | None:
+    """A number that JSON has, else null."""
+    return value if math.isfinite(value) else None
