@@ -19,12 +19,13 @@ Inputs are float32 in [0, 1], sample first, then channel, row, column: digits ar
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import io
+import math
 import struct
 import tarfile
-import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -34,9 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pi_compiler.errors import CalibrationError, ParameterError
-from pi_compiler.models.sources import RemoteFile, locate
+from pi_compiler.models.sources import RemoteFile, find, locate
 
-__all__ = ["DATASETS", "SPLITS", "Dataset", "load", "parse_spec", "read_data", "read_idx"]
+__all__ = ["DATASETS", "SPLITS", "Dataset", "KnownData", "is_local", "load", "parse_spec", "read_data", "read_idx"]
 
 SPLITS: Final = ("train", "validation", "test", "calibration")
 _VALIDATION = 5_000
@@ -105,8 +106,23 @@ def load(name: str, split: str) -> Dataset:
         faults.append(f"no split is called '{split}'; known: {', '.join(SPLITS)}")
     if faults:
         raise ParameterError(f"cannot load '{name}:{split}'", *faults)
-    x, y = DATASETS[name](split)
+    x, y = DATASETS[name].read(split)
     return Dataset(x, y, name, split)
+
+
+def is_local(name: str) -> bool:
+    """Whether ``load`` can read every split of this data set without downloading anything.
+
+    Raises:
+        ParameterError: unknown name.
+        CalibrationError: a file is there and damaged.
+    """
+    if name not in DATASETS:
+        raise ParameterError(f"no data set is called '{name}'", f"known: {', '.join(DATASETS)}")
+    known = DATASETS[name]
+    if known.package and importlib.util.find_spec(known.package) is None:
+        return False
+    return all(find(file) is not None for file in known.files)
 
 
 def parse_spec(spec: str) -> tuple[str, str]:
@@ -162,7 +178,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
             return {key: loaded[key] for key in loaded.files}
     except FileNotFoundError:
         raise CalibrationError(f"data file {path} does not exist") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # on a damaged file the readers of numpy and zip raise almost anything
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "allow_pickle" in detail:
             detail = "it holds pickled objects, which are never loaded; store plain numeric arrays"
@@ -190,6 +206,8 @@ def _faults_of_y(y: NDArray[np.generic] | None, samples: int) -> list[str]:
     faults = []
     if y.dtype.kind not in "iu":
         faults.append(f"'y' has type {y.dtype}; needed: integers")
+    elif y.size and int(y.min()) < 0:
+        faults.append(f"'y' has a negative label, {int(y.min())}")
     if y.shape != (samples,):
         faults.append(f"'y' has shape {y.shape}; needed ({samples},), one label per sample of 'x'")
     return faults
@@ -246,7 +264,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         raise CalibrationError(f"data file {path} is not an IDX file of unsigned bytes", f"it starts with {raw[:4]!r}")
     header = 4 + 4 * raw[3]
     shape = struct.unpack(f">{raw[3]}I", raw[4:header]) if len(raw) >= header else ()
-    expected = header + int(np.prod(shape, dtype=np.int64))
+    expected = header + math.prod(shape)
     if not shape or len(raw) != expected:
         raise CalibrationError(
             f"data file {path} has the wrong length", f"shape {shape} needs {expected} bytes, found {len(raw)}"
@@ -357,13 +375,28 @@ def _cifar_members(split: str) -> dict[str, int]:
     return {name: row for row, name in enumerate(names)}
 
 
-DATASETS: Final[MappingProxyType[str, Callable[[str], _Samples]]] = MappingProxyType(
+@dataclass(frozen=True, slots=True)
+class KnownData:
+    """A data set that ``load`` knows.
+
+    Attributes:
+        files: what it needs in a data folder.
+        read: split -> (x, y).
+        package: the import that it needs beyond numpy, "" for none.
+    """
+
+    files: tuple[RemoteFile, ...]
+    read: Callable[[str], _Samples]
+    package: str = ""
+
+
+DATASETS: Final[Mapping[str, KnownData]] = MappingProxyType(
     {
-        "digits": _digits,
-        "mnist": lambda split: _idx(_MNIST, split),
-        "fashion_mnist": lambda split: _idx(_FASHION_MNIST, split),
-        "cifar10-jpeg": _cifar_jpeg,
-        "cifar10-lossless": _cifar_lossless,
+        "digits": KnownData((), _digits, "sklearn"),
+        "mnist": KnownData(tuple(_MNIST.values()), lambda split: _idx(_MNIST, split)),
+        "fashion_mnist": KnownData(tuple(_FASHION_MNIST.values()), lambda split: _idx(_FASHION_MNIST, split)),
+        "cifar10-jpeg": KnownData((_CIFAR_JPEG,), _cifar_jpeg, "PIL"),
+        "cifar10-lossless": KnownData((_CIFAR_TRAIN, _CIFAR_TEST), _cifar_lossless),
     }
 )
-"""Loaders of the known data sets: split -> (x, y)."""
+"""The known data sets by name."""

@@ -47,6 +47,7 @@ def export_onnx(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> N
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", "Constant folding", UserWarning)
             torch.onnx.export(
                 model,
                 (torch.zeros(1, *input_shape),),

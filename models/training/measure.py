@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -33,13 +33,15 @@ def accuracy(model: nn.Module, data: Dataset) -> tuple[float, float]:
 
 
 @contextmanager
-def watch_activations(model: nn.Module, see: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-    """Calls ``see(name, input)`` for every activation of every forward pass inside the block."""
+def watch_activations(
+    model: nn.Module, see: Callable[[str, torch.Tensor], None], kinds: tuple[type[nn.Module], ...] = ACTIVATIONS
+) -> Iterator[None]:
+    """Calls ``see(name, input)`` for every activation of these kinds in every forward pass inside the block."""
 
     def hook(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
         return lambda _, inputs: see(name, inputs[0])
 
-    named = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, ACTIVATIONS)]
+    named = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kinds)]
     handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in named]
     try:
         yield
@@ -62,24 +64,39 @@ def largest_inputs(model: nn.Module, data: Dataset) -> dict[str, float]:
 
 def quadratic_fits(model: nn.Module, data: Dataset) -> dict[str, tuple[float, float, float]]:
     """For every ReLU the quadratic c0 + c1 x + c2 x² nearest to it in mean square over its inputs on ``data``."""
-    seen: dict[str, list[torch.Tensor]] = {}
-    with watch_activations(model, lambda name, x: seen.setdefault(name, []).append(x.flatten())):
+    moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def see(name: str, x: torch.Tensor) -> None:
+        x = x.flatten().double()
+        basis = torch.stack([torch.ones_like(x), x, x * x])
+        gram, right = basis @ basis.T, basis @ x.relu()
+        before = moments.get(name)
+        moments[name] = (gram, right) if before is None else (before[0] + gram, before[1] + right)
+
+    with watch_activations(model, see, (nn.ReLU,)):
         accuracy(model, data)
     fits = {}
-    for name, parts in seen.items():
-        x = torch.cat(parts).double().numpy()
-        c0, c1, c2 = np.linalg.lstsq(np.stack([np.ones_like(x), x, x * x], axis=1), np.maximum(x, 0.0))[0]
-        fits[name] = (float(c0), float(c1), float(c2))
+    for name, (gram, right) in moments.items():
+        c0, c1, c2 = torch.linalg.solve(gram, right).tolist()
+        fits[name] = (c0, c1, c2)
     return fits
 
 
-def with_quadratics(model: nn.Sequential, data: Dataset) -> nn.Sequential:
-    """The same network with each ReLU replaced by its ``quadratic_fits``; the weights are shared."""
-    fits = quadratic_fits(model, data)
-    replaced = nn.Sequential()
-    for name, layer in model.named_children():
-        replaced.add_module(name, _polynomial(fits[name]) if name in fits else layer)
-    return replaced.eval()
+def with_quadratics(model: nn.Module, data: Dataset, one_by_one: bool = False) -> nn.Module:
+    """A copy with each ReLU replaced by its ``quadratic_fits``; the weights stay.
+
+    Args:
+        model: any network whose ReLUs are modules, each used once.
+        data: what the fits see.
+        one_by_one: fit each ReLU to what arrives after those before it were replaced, instead of
+            to what arrives in the network as it was.
+    """
+    replaced = copy.deepcopy(model).eval()
+    fits = quadratic_fits(replaced, data)
+    for name in list(fits):
+        fit = quadratic_fits(replaced, data)[name] if one_by_one else fits[name]
+        replaced.set_submodule(name, _polynomial(fit))
+    return replaced
 
 
 def _polynomial(coef: tuple[float, float, float]) -> Quadratic:

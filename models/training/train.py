@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pi_compiler.errors import ParameterError, PiError
+from pi_compiler.errors import InternalError, ParameterError, PiError
 from pi_compiler.models.data import Dataset, load
 from pi_compiler.models.training.export import export_onnx, fold_batch_norm
 from pi_compiler.models.training.losses import training_loss
@@ -90,6 +90,8 @@ def train(name: str, seed: int, output: Path, epochs: int | None = None) -> dict
     data = {split: load(entry.dataset, split) for split in ("train", "validation", "calibration")}
     torch.manual_seed(seed)
     model = entry.build()
+    if not isinstance(model, nn.Sequential):
+        raise InternalError(f"network '{name}' has a recipe and is not a sequence of layers")
     epoch = fit(model, recipe, data["train"], data["validation"], seed)
     folded = fold_batch_norm(model)
     export_onnx(folded, entry.input_shape, output)

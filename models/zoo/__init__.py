@@ -86,10 +86,10 @@ class Entry:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"record {path} of network '{self.name}' cannot be read", repr(error)) from error
 
-    def build(self) -> nn.Sequential:
+    def build(self) -> nn.Module:
         """The untrained torch module, BatchNorms included. Needs torch."""
         module = importlib.import_module(f"pi_compiler.models.zoo.{self.name}")
-        model: nn.Sequential = module.build()
+        model: nn.Module = module.build()
         return model
 
 
@@ -104,6 +104,7 @@ ZOO: Final[Mapping[str, Entry]] = MappingProxyType(
             Entry("lenet", "LeNet-5 with average pooling and a x² + b x + c per channel", "mnist", _IMAGE, "quadratic"),
             Entry("tutorial_cnn", "conv 7x7/3, square, 256-64, square, 64-10 (TenSEAL)", "mnist", _IMAGE, "square"),
             Entry("digits_cnn", "two 3x3 convolutions with ReLU, 64-10", "digits", (1, 8, 8), "relu"),
+            Entry("resnet20", "ResNet-20, option-A shortcuts (He et al.)", "cifar10-lossless", (3, 32, 32), "relu"),
         )
     }
 )
