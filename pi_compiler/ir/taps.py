@@ -29,8 +29,8 @@ class Entries:
     ``result[slot] += value * source[slot + diagonal]`` before the folds.
 
     Attributes:
-        out_ct: output ciphertext, per nonzero.
-        in_ct: input ciphertext.
+        out_ct: output ciphertext, per nonzero, or one for all.
+        in_ct: input ciphertext, per nonzero, or one for all.
         diagonal: rotation of the input.
         slot: where the product lands.
         value: the matrix entry.
@@ -121,7 +121,7 @@ class Taps:
         at = (q - away) % self.width if self.rows <= self.width else channel
         slot = (at * self.lanes + lane % self.lanes) * self.block + position
         return Entries(
-            np.zeros_like(rows),
+            np.zeros(1, np.int64),
             group * self.copies + lane // self.lanes,
             step * self.stride,
             slot,

@@ -23,8 +23,9 @@ from pi_compiler.kernels.algebra import Algebra, Constant, Value
 
 
 def centered(d: IntArray, period: int) -> IntArray:
-    """The representative of d modulo an even period in [-period/2, period/2)."""
-    return (d + period // 2) % period - period // 2
+    """The representative of d modulo an even period (a power of two) in [-period/2, period/2)."""
+    half = period // 2
+    return ((d + half) & (period - 1)) - half
 
 
 def assign(matrix: Matrix, source: Layout, result: Layout) -> Entries:
@@ -35,16 +36,18 @@ def assign(matrix: Matrix, source: Layout, result: Layout) -> Entries:
     p, 2p, ... m/2 add the copies.
     """
     coo = matrix.tocoo()
-    rows, columns = coo.row.astype(np.int64), coo.col.astype(np.int64)
     if source.taps is not None:
-        return source.taps.assign(rows, columns, np.asarray(coo.data), result)
-    out_ct, r = (x[rows] for x in result.first)
-    in_ct, c = (x[columns] for x in source.first)
+        return source.taps.assign(coo.row.astype(np.int64), coo.col.astype(np.int64), np.asarray(coo.data), result)
+    (out_ct, row_slot), (in_ct, column_slot) = result.first, source.first
+    r, c = row_slot[coo.row], column_slot[coo.col]
     m, p = source.period, result.period
+    zero = np.zeros(1, np.int64)
+    outs = out_ct[coo.row] if result.ciphertexts > 1 else zero
+    ins = in_ct[coo.col] if source.ciphertexts > 1 else zero
     if p >= m:
-        return Entries(out_ct, in_ct, centered(c - r, m), r, coo.data, p)
+        return Entries(outs, ins, centered(c - r, m), r, coo.data, p)
     d = centered(c - r, p)
-    return Entries(out_ct, in_ct, d, (c - d) % m, coo.data, m)
+    return Entries(outs, ins, d, (c - d) & (m - 1), coo.data, m)
 
 
 def folds(entries: Sequence[Entries], source: Sequence[Layout], result: Layout) -> tuple[tuple[int, ...], int]:
@@ -87,12 +90,9 @@ def structure(matrices: Sequence[Matrix], sources: Sequence[Layout], result: Lay
         e = assign(matrix, layout, result)
         entries.append(e)
         code = ((e.out_ct * layout.ciphertexts + e.in_ct) * (2 * layout.slots)) + e.diagonal + layout.slots
-        if e.period * layout.ciphertexts * result.ciphertexts <= 1 << 24:
-            seen = np.zeros(result.ciphertexts * layout.ciphertexts * 2 * layout.slots, bool)
-            seen[code] = True
-            unique = np.flatnonzero(seen)
-        else:
-            unique = np.unique(code)
+        seen = np.zeros(result.ciphertexts * layout.ciphertexts * 2 * layout.slots, bool)
+        seen[code] = True
+        unique = np.flatnonzero(seen)
         block, d = unique // (2 * layout.slots), unique % (2 * layout.slots) - layout.slots
         column = np.full_like(d, number)
         parts.append(np.stack([block // layout.ciphertexts, column, block % layout.ciphertexts, d], axis=1))

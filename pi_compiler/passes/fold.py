@@ -23,6 +23,7 @@ from pi_compiler.ops import OPS
 from pi_compiler.passes.compilation import Compilation, Ranges
 
 _GROWTH = 3.0  # composing two maps may at most multiply their nonzeros by this; beyond it a level is cheaper
+_FEW_ROWS = 128  # a map to so few values has no more diagonals than this (hybrid embedding), however dense
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +87,8 @@ class _Folder:
         terms: dict[int, Matrix] = {}
         for matrix, inner, node in parts:
             composed = {n: sparse.csr_array(matrix @ m) for n, m in inner.terms.items()}
-            if sum(m.nnz for m in composed.values()) > _GROWTH * (matrix.nnz + inner.nnz):
+            grown = sum(m.nnz for m in composed.values()) > _GROWTH * (matrix.nnz + inner.nnz)
+            if grown and matrix.shape[0] > _FEW_ROWS:
                 number, gain = self.value(node)
                 composed = {number: matrix * gain}
             else:

@@ -40,6 +40,7 @@ class _Packer:
         self.readers = stages.consumers()
         self.outputs = {n for n, _ in stages.outputs.values()}
         self.structures: dict[tuple[int, ...], Structure] = {}
+        self.patterns: dict[int, int] = {}
         self.prices_of: dict[tuple[int, ...], float] = {}
         self.tapped: dict[int, list[tuple[Placed, Placed]]] = {}
 
@@ -130,10 +131,17 @@ class _Packer:
         return [(p, self.plan(number, stage, sources, p)[1]) for p, s in found if len(s.keys) <= _MANY * fewest + _FEW]
 
     def structure(self, number: int, stage: Affine, sources: Sequence[Layout], result: Layout) -> Structure:
-        key = (number, *(s.key for s in sources), result.key)
+        key = (self.pattern(number, stage), *(s.key for s in sources), result.key)
         if key not in self.structures:
             self.structures[key] = structure(stage.matrices, sources, result)
         return self.structures[key]
+
+    def pattern(self, number: int, stage: Affine) -> int:
+        """Equal for maps with nonzeros in the same places: a network repeats its layers."""
+        if number not in self.patterns:
+            parts = [(m.shape, m.indptr.tobytes(), m.indices.tobytes()) for m in stage.matrices]
+            self.patterns[number] = hash((tuple(parts), stage.shape))
+        return self.patterns[number]
 
     def plan(self, number: int, stage: Affine, sources: Sequence[Layout], result: Placed) -> tuple[Structure, float]:
         s = self.structure(number, stage, sources, result.layout)

@@ -1,0 +1,207 @@
+"""Every pass keeps the meaning: graph, stages, circuit and program agree on any small network."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from networks import Builder, mlp, residual
+
+from pi_compiler import api
+from pi_compiler.errors import BudgetError, CalibrationError, ParameterError
+from pi_compiler.importer import import_model
+from pi_compiler.ir.program import Opcode
+from pi_compiler.ir.stages import Affine, Polynomial, Square
+from pi_compiler.kernels.circuit import depth_of, levels_of
+from pi_compiler.ops.evaluate import evaluate
+from pi_compiler.options import Activation, Options
+from pi_compiler.pipelines import CKKS, run
+
+QUADRATIC = Options(activation=Activation("quadratic"), backend="clear")
+
+
+def compiled(model, samples, costs, options=QUADRATIC, stop_after=None):
+    c, _ = api.prepare(model, samples, options, costs=costs)
+    return run(c, CKKS, stop_after=stop_after)
+
+
+def answers(c, x):
+    """Outputs of the polynomial graph, of the folded stages and of the program, first output each."""
+    shape = (len(x), *c.graph.inputs[0].shape)
+    graph = evaluate(c.replaced, {"x": x})
+    stages = c.stages.evaluate({"x": x.reshape(shape)})
+    model = api.CompiledModel(c.program, c.params, c.signature, {"backend": "clear"}, {})
+    program = model.session("clear").run({"x": x.reshape(shape)}).logits
+    name = c.graph.output_names[0]
+    return tuple(np.asarray(v[name]).reshape(len(x), -1) for v in (graph, stages, program))
+
+
+@st.composite
+def networks(draw):
+    """A few convolutions, activations, residual sums, gates, movements, then a linear layer."""
+    b = Builder(
+        (1, draw(st.integers(1, 4)), draw(st.integers(3, 8)), draw(st.integers(3, 8))), draw(st.integers(0, 99))
+    )
+    x, depth = "x", 0
+    for _ in range(draw(st.integers(1, 4))):
+        _, c, h, w = b.shapes[x]
+        kind = draw(st.sampled_from(["conv", "act", "act", "residual", "gate", "pool", "transpose", "pad"]))
+        if kind == "conv":
+            groups = draw(st.sampled_from([g for g in (1, 2) if c % g == 0]))
+            stride = draw(st.sampled_from([1, 2]))
+            x = b.conv(x, draw(st.sampled_from([2, 4])), kernel=3, stride=stride, groups=groups)
+        elif kind == "act" and depth < 2:
+            x, depth = b.same(draw(st.sampled_from(["Relu", "Sigmoid", "Tanh"])), x), depth + 1
+        elif kind == "residual":
+            x = b.same("Add", b.conv(x, c), x)
+        elif kind == "gate" and depth < 2:
+            x, depth = b.same("Mul", b.conv(x, c), x), depth + 1
+        elif kind == "pool" and min(h, w) >= 2:
+            x = b.op("AveragePool", x, shape=(1, c, h // 2, w // 2), kernel_shape=[2, 2], strides=[2, 2])
+        elif kind == "transpose":
+            x = b.op("Transpose", x, shape=(1, c, w, h), perm=[0, 1, 3, 2])
+        elif kind == "pad":
+            pads = b.constant([0, 0, 1, 0, 0, 0, 0, 1])
+            x = b.op("Pad", x, pads, shape=(1, c, h + 1, w + 1))
+    return b, b.model(b.linear(x, draw(st.integers(1, 6))))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(networks(), st.sampled_from(["quadratic", "chebyshev:5"]), st.sampled_from([None, 11]))
+def test_all_forms_of_a_network_agree(costs, net, activation, log_n):
+    b, model = net
+    options = Options(activation=Activation.parse(activation), backend="clear", log_n=log_n, insecure=log_n is not None)
+    c = compiled(model, b.samples(), costs, options)
+    graph, stages, program = answers(c, b.samples(5))
+    size = np.abs(graph).max() + 1e-9
+    assert np.abs(stages - graph).max() <= 1e-9 * size
+    assert np.abs(program - graph).max() <= 1e-4 * size  # diagonals are kept in float32
+
+
+def test_a_degree_two_activation_costs_one_level(costs):
+    b, model = mlp((20, 12, 8, 5))
+    c = compiled(model, b.samples(), costs)
+    assert c.params.max_level == 3 + 2  # three matrices, two squares
+
+
+def test_chebyshev_costs_its_depth_and_folds_its_domain_map(costs):
+    b, model = mlp((20, 12, 5), "Sigmoid")
+    options = Options(activation=Activation("chebyshev", 7), backend="clear")
+    c = compiled(model, b.samples(), costs, options)
+    assert c.params.max_level == 2 + 3
+
+
+def test_linear_stretches_become_one_matrix(costs):
+    b = Builder((1, 2, 8, 8))
+    x = b.conv(b.same("Relu", b.conv("x", 4)), 4)
+    norm = [b.weight(4), b.weight(4), b.weight(4), b.positive(4)]
+    x = b.same("BatchNormalization", x, *norm)
+    x = b.op("AveragePool", x, shape=(1, 4, 4, 4), kernel_shape=[2, 2], strides=[2, 2])
+    c = compiled(b.model(b.linear(x, 3)), b.samples(), costs)
+    kinds = [type(s) for s in c.stages.stages[1:]]
+    assert kinds == [Affine, Square, Affine]
+
+
+def test_a_shortcut_adds_no_level_and_shares_baby_steps(costs):
+    b, model = residual()
+    c = compiled(model, b.samples(), costs)
+    joined = [s for s in c.stages.stages if isinstance(s, Affine) and len(s.sources) == 2]
+    assert len(joined) == 1
+    assert c.params.max_level == 4 + 3
+
+
+def test_values_are_normalized_to_one(costs):
+    b, model = residual()
+    c = compiled(model, b.samples(), costs)
+    values = dict.fromkeys(range(len(c.stages.stages)))
+    stages = c.stages
+    x = b.samples(40).reshape(40, *b.shape)
+    for number, stage in enumerate(stages.stages):
+        probe = type(stages)(stages.stages, {"v": (number, 1.0)})
+        values[number] = np.abs(probe.evaluate({"x": x})["v"]).max()
+        if isinstance(stage, Square | Polynomial | Affine):
+            assert values[number] < 2.0, (stage.origin, values[number])
+
+
+def test_levels_are_as_low_as_the_readers_allow(costs):
+    b, model = residual()
+    c = compiled(model, b.samples(), costs)
+    levels = levels_of(c.stages)
+    for number, stage in enumerate(c.stages.stages):
+        readers = c.stages.consumers()[number]
+        need = max((levels[r] + depth_of(c.stages.stages[r]) for r in readers), default=0)
+        assert levels[number] == need, stage.origin
+
+
+def test_the_price_that_the_planner_saw_is_that_of_the_program(costs):
+    b, model = residual()
+    c = compiled(model, b.samples(), costs)
+    counted = {op: sum(n.get(op, 0) for n in c.cost.counts.values()) for op in Opcode}
+    written = {op: c.program.count(op) for op in Opcode}
+    # Dropping one value twice to one level is written once.
+    counted.pop(Opcode.DROP_LEVEL), written.pop(Opcode.DROP_LEVEL)
+    assert written == counted
+    assert {k % c.params.slots for k in c.program.rotations()} == c.cost.rotation_keys
+
+
+def test_too_deep_a_network_is_told_which_layers_take_the_levels(costs):
+    b, model = mlp((20, *[12] * 14, 5))
+    options = Options(activation=Activation("quadratic"), backend="tenseal", log_n=13)
+    with pytest.raises(BudgetError, match=r"takes 29 levels, ring degree 2\^13 has \d at 10 bits") as e:
+        compiled(model, b.samples(), costs, options)
+    assert "levels by layer: gemm" in str(e.value)
+    assert "try: --activation quadratic" in str(e.value)
+
+
+def test_a_range_too_wide_for_the_error_is_refused_with_the_layer_named(costs):
+    b, model = mlp()
+    with pytest.raises(CalibrationError, match="1 of 1 nonlinearities") as e:
+        compiled(model, b.samples() * 50, costs, Options(backend="clear", activation_error=1e-4))
+    assert "layer 'relu1' (Relu)" in str(e.value)
+
+
+def test_an_activation_option_for_no_layer_is_refused(costs):
+    b, model = mlp()
+    options = Options(activations={"nope": Activation("quadratic")}, backend="clear")
+    with pytest.raises(ParameterError, match="not nonlinearities: nope"):
+        compiled(model, b.samples(), costs, options)
+
+
+def test_bad_calibration_data_are_all_named(costs):
+    b, model = mlp()
+    x = b.samples()
+    x[3, 2] = np.nan
+    with pytest.raises(CalibrationError, match="1 values that are NaN"):
+        compiled(model, x, costs)
+    with pytest.raises(CalibrationError, match="is empty"):
+        compiled(model, x[:0], costs)
+
+
+def test_insecure_parameters_need_the_users_word(costs):
+    b, model = mlp((20, 12, 8, 5))
+    options = Options(activation=Activation("quadratic"), backend="clear", log_n=11)
+    with pytest.raises(BudgetError):
+        compiled(model, b.samples(), costs, options)
+    c = compiled(
+        model, b.samples(), costs, Options(activation=Activation("quadratic"), backend="clear", log_n=11, insecure=True)
+    )
+    assert c.params.security == 0
+
+
+def test_ranges_come_from_four_fifths_and_the_rest_is_held_out(costs):
+    b, model = mlp()
+    c = compiled(model, b.samples(50), costs, stop_after="calibrate")
+    seen = c.ranges.of(next(n for n in c.graph.nodes() if n.op == "Relu").inputs[0])
+    assert seen.samples == 40 * 12
+    assert seen.held_out.size == 10 * 12
+    assert seen.mass.sum() == pytest.approx(1.0)
+
+
+def test_a_model_survives_disk(costs, tmp_path):
+    b, model = mlp()
+    m = api.compile(model, calibration=b.samples(), options=QUADRATIC, costs=costs)
+    m.save(tmp_path / "m")
+    again = api.CompiledModel.load(tmp_path / "m")
+    x = again.sample(b.samples(3))
+    name = next(iter(again.signature.outputs))
+    assert np.array_equal(m.session("clear").run(x).logits[name], again.session("clear").run(x).logits[name])
+    assert import_model(again.models["polynomial.onnx"]).graph.outputs[0].shape == (1, 5)
