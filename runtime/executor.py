@@ -7,6 +7,7 @@ wanted. A program may have 10^6 instructions, so the walk costs about a microsec
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -130,7 +131,7 @@ def execute(
 class _Walk:
     """What a run counts as it goes."""
 
-    __slots__ = ("at", "counts", "peak", "peak_bytes", "seconds", "segments")
+    __slots__ = ("at", "counts", "peak", "peak_bytes", "pooled_bytes", "seconds", "segments")
 
     def __init__(self, origins: int) -> None:
         self.at = 0
@@ -139,6 +140,7 @@ class _Walk:
         self.segments: list[tuple[int, float]] = []
         self.peak = 0
         self.peak_bytes = 0
+        self.pooled_bytes = 0
 
 
 def _run(
@@ -158,14 +160,11 @@ def _run(
     seconds, counts, segments = walk.seconds, walk.counts, walk.segments
     total, first = len(program), program.arity
     scales = program.scale[first:].tolist()
-    size = [0] * len(live)
-    alive = held = 0
-    for v in range(first):
-        if live[v] is not None:
-            alive += 1
-            size[v] = size_of(live[v])
-            held += size[v]
-    peak, peak_bytes, current = alive, held, -1
+    size = [size_of(x) if x is not None else 0 for x in live[:first]] + [0] * total
+    alive, held, current = first, sum(size), -1
+    peak, peak_bytes = alive, held
+    of_size = dict(Counter(size[:first]))
+    most_of_size = dict(of_size)
     columns = zip(
         program.op.tolist(),
         program.a.tolist(),
@@ -216,8 +215,11 @@ def _run(
         if last[out] >= 0:
             live[out] = y
             alive += 1
-            size[out] = size_of(y)
-            held += size[out]
+            size[out] = bytes_ = size_of(y)
+            held += bytes_
+            of_size[bytes_] = same = of_size.get(bytes_, 0) + 1
+            if same > most_of_size.get(bytes_, 0):
+                most_of_size[bytes_] = same
             if held > peak_bytes:
                 peak_bytes = held
             if alive > peak:
@@ -226,16 +228,19 @@ def _run(
             live[a] = None
             alive -= 1
             held -= size[a]
+            of_size[size[a]] -= 1
         if b >= 0 and b != a and last[b] == i:
             live[b] = None
             alive -= 1
             held -= size[b]
+            of_size[size[b]] -= 1
         x = y = None
         then = clock()
         seconds[origin * _CODES + op] += then - now
         counts[origin * _CODES + op] += 1
         now = then
     walk.peak, walk.peak_bytes = peak, peak_bytes
+    walk.pooled_bytes = sum(bytes_ * count for bytes_, count in most_of_size.items())
 
 
 def _check(program: Program) -> None:
@@ -345,4 +350,4 @@ def _trace(prepared: Prepared, walk: _Walk, seconds: float) -> Trace:
         Event(program.origins[origin], start, end - start)
         for (origin, start), end in zip(walk.segments, ends, strict=True)
     )
-    return Trace(seconds, layers, events, walk.peak, walk.peak_bytes, prepared.plaintext_bytes)
+    return Trace(seconds, layers, events, walk.peak, walk.peak_bytes, walk.pooled_bytes, prepared.plaintext_bytes)

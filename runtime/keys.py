@@ -87,6 +87,7 @@ def write_sealed(path: Path, write: Callable[[str], None], *, private: bool = Fa
         raise PiError(f"{str(path)!r} exists; a secret key is never overwritten", hint="another name")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o644))
         write(str(part))
         digest = _digest(part, part.stat().st_size)
@@ -96,7 +97,7 @@ def write_sealed(path: Path, write: Callable[[str], None], *, private: bool = Fa
             os.fsync(file.fileno())
         size = part.stat().st_size
         part.rename(path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise PiError(f"cannot write {str(path)!r}: {why}") from error
     finally:

@@ -344,13 +344,14 @@ class TensealEvaluator:
     def drop_level(self, a: Ciphertext, level: int) -> Ciphertext:
         x = self._type_of(a)
         self._rules.drop_level(x, level)
-        if level == x.level:
-            return a
-        out = seal.Ciphertext()
-        try:
-            self._evaluator.mod_switch_to(a, self._ring.ids[level], out)
-        except _ERRORS as error:
-            _fail(error)
+        out = a
+        for _ in range(x.level - level):
+            # One by one: mod_switch_to copies the whole chain first and keeps its memory.
+            before, out = out, seal.Ciphertext()
+            try:
+                self._evaluator.mod_switch_to_next(before, out)
+            except _ERRORS as error:
+                _fail(error)
         return out
 
 

@@ -50,6 +50,8 @@ class Trace:
             where there are more than ``executor.MAX_EVENTS``.
         peak_ciphertexts: most ciphertexts alive at a time, inputs included.
         peak_ciphertext_bytes: most bytes that ciphertexts held at a time.
+        pooled_ciphertext_bytes: the same where freed memory only serves ciphertexts of the same
+            size, as in SEAL's pool: per size its own peak, added up.
         plaintext_bytes: memory of the plaintexts encoded beforehand.
     """
 
@@ -58,6 +60,7 @@ class Trace:
     events: tuple[Event, ...]
     peak_ciphertexts: int
     peak_ciphertext_bytes: int
+    pooled_ciphertext_bytes: int
     plaintext_bytes: int
 
     def layer_seconds(self) -> dict[str, float]:
@@ -78,6 +81,7 @@ class Trace:
             "seconds": self.seconds,
             "peak_ciphertexts": self.peak_ciphertexts,
             "peak_ciphertext_bytes": self.peak_ciphertext_bytes,
+            "pooled_ciphertext_bytes": self.pooled_ciphertext_bytes,
             "plaintext_bytes": self.plaintext_bytes,
             "opcodes": {name: {"count": t.count, "seconds": t.seconds} for name, t in self.opcodes().items()},
             "layers": [
@@ -132,5 +136,6 @@ def merge(traces: Iterable[Trace]) -> Trace:
         tuple(events),
         max(run.peak_ciphertexts for run in runs),
         max(run.peak_ciphertext_bytes for run in runs),
+        max(run.pooled_ciphertext_bytes for run in runs),
         max(run.plaintext_bytes for run in runs),
     )

@@ -97,6 +97,20 @@ def test_ciphertexts_are_freed_at_their_last_use(build: Build, small: Params) ->
     assert trace.peak_ciphertext_bytes == 3 * 8 * small.slots
 
 
+def test_memory_of_another_size_is_not_reused_by_a_pool(build: Build, small: Params) -> None:
+    pytest.importorskip("tenseal")
+    b = build(small)
+    program = b.program(b.drop_level(b.drop_level(0, 3), 1))
+    backend = get_backend("tenseal")
+    client = backend.keygen(small, (), relinearize=False)
+    ev = backend.evaluator(small, client.eval_keys)
+    x = [client.encrypt(np.ones(4), 5, small.scale)]
+    _, trace = execute(prepare(program, ev, plaintext_memory=0), {"x": x})
+    limb = 2 * 8 * 8192
+    assert trace.peak_ciphertext_bytes == (6 + 4) * limb
+    assert trace.pooled_ciphertext_bytes == (6 + 4 + 2) * limb
+
+
 def test_results_that_nobody_reads_are_not_kept(build: Build, small: Params) -> None:
     b = build(small)
     for k in range(1, 20):
