@@ -124,6 +124,6 @@ def model_path(name: str) -> Path:
     if not path.is_file():
         raise ArtifactError(
             f"the file of network '{name}' is not there: {path}",
-            hint=f"python -m pi_compiler.models.training.train {name} --output {path}",
+            hint="reinstall pi-compiler, whose part it is",
         )
     return path
