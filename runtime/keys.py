@@ -9,6 +9,7 @@ A folder of evaluation keys holds sealed files and ``keys.json``, which says wha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -101,7 +102,8 @@ def write_sealed(path: Path, write: Callable[[str], None], *, private: bool = Fa
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise PiError(f"cannot write {str(path)!r}: {why}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
     return size
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import json
 import pickle
 import subprocess
 import sys
@@ -491,3 +492,40 @@ def test_unknown_instructions_are_named_before_the_run(name: str, build: Callabl
     program = b.program(b.emit(Opcode.BOOTSTRAP, 0, b.types[0]))
     with pytest.raises(UnsupportedInstruction, match="no instruction bootstrap"):
         require(get_backend(name), program, PARAMS)
+
+
+def test_files_that_cannot_be_written_are_reported(name: str, tmp_path: Path) -> None:
+    client, ev = parts(name)
+    x = client.encrypt(slots(1), 2, PARAMS.scale)
+    (tmp_path / "file").write_text("in the way")
+    for act in (
+        lambda: client.save(tmp_path / "no" / "folder"),
+        lambda: client.save_eval_keys(tmp_path / "file"),
+        lambda: ev.save_ciphertext(x, tmp_path / "no" / "folder"),
+        lambda: client.encrypt_to(tmp_path / "file" / "x", slots(1), 2, PARAMS.scale),
+    ):
+        with pytest.raises(PiError, match="cannot write"):
+            act()
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    text=st.one_of(
+        st.text(max_size=40),
+        st.recursive(
+            st.none() | st.integers() | st.text(max_size=5),
+            lambda inner: (
+                st.dictionaries(
+                    st.sampled_from(["version", "backend", "log_n", "primes", "rotations", "relinearize"]), inner
+                )
+                | st.lists(inner, max_size=3)
+            ),
+        ).map(json.dumps),
+    )
+)
+def test_any_other_manifest_is_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    folder = tmp_path_factory.mktemp("keys")
+    (folder / "keys.json").write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(PiError):
+        get_backend("clear").load_keys(PARAMS, folder)
