@@ -5,7 +5,8 @@ Chebyshev model of the error (17 nodes, checked on 16 others); the exact maximum
 quadratic part, plus the absolute sum of its other coefficients, plus twice the observed mismatch
 bounds the error on the box; boxes that cannot hold the maximum are dropped and the rest halved.
 Intervals are first cut at the kinks of the function and at the breaks of its replacement, so
-that the error is smooth on every box.
+that the error is smooth on every box, and graded towards every cut, because that is where
+composites and roots hide what is narrow.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from pi_compiler.approx.cost import evaluation_cost
 from pi_compiler.approx.density import Density
 from pi_compiler.approx.errors import ApproximationError
-from pi_compiler.approx.plan import make_plan
-from pi_compiler.approx.poly import Certificate, Composite, Domain, FloatArray, Poly, check_domain
+from pi_compiler.approx.poly import Approximant, Certificate, Domain, FloatArray, Piecewise, Poly, check_domain
 from pi_compiler.approx.targets import Function, Target, as_target
 
-__all__ = ["Cost", "Peak", "certify", "evaluation_cost", "exceedance", "largest"]
+__all__ = ["Peak", "breakpoints", "certify", "exceedance", "extent", "largest"]
 
 _NODES = 17
 _ROUNDS = 70
 _MAX_BOXES = 20_000
 _TOLERANCE = 1e-6
+_GRADED = np.array([0.0, *2.0 ** np.arange(-52.0, -3.0), *np.arange(0.125, 0.9, 0.125)])
+_GRADED = np.unique(np.concatenate([_GRADED, 1.0 - _GRADED]))
 _CHEB = np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES)
 _CHECK = np.cos(np.pi * np.arange(1, _NODES) / _NODES)
 _TO_COEF = np.cos(np.arange(_NODES)[:, None] * np.arccos(_CHEB)) * 2.0 / _NODES
@@ -53,15 +56,6 @@ class Peak:
     value: float
     at: float
     resolved: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What the evaluation takes: levels and products (see ``Certificate``)."""
-
-    depth: int
-    products: int
-    plain_products: int
 
 
 def largest(
@@ -87,7 +81,7 @@ def largest(
     ends = np.array([np.nextafter(c, low) for c in cuts[1:]] + [np.nextafter(c, high) for c in cuts[:-1]] + [low, high])
     at_ends = np.abs(_finite(function, ends))
     best, at = float(at_ends.max()), float(ends[at_ends.argmax()])
-    edges = np.concatenate([np.linspace(a, b, 9) for a, b in pairwise(cuts)])
+    edges = np.concatenate([a + (b - a) * _GRADED for a, b in pairwise(cuts)])
     boxes = np.stack([edges[:-1], edges[1:]], axis=1)
     boxes = boxes[boxes[:, 1] > boxes[:, 0]]
     bound, resolved = best, True
@@ -141,6 +135,22 @@ def _model(
     return upper, np.abs(y[rows, column]), x[rows, column]
 
 
+def extent(poly: Poly, domain: Domain) -> Domain:
+    """Least and largest value of a polynomial on an interval, from the roots of its derivative.
+
+    Rounding widens it by a few units in the last place of the largest coefficient.
+    """
+    low, high = check_domain(domain)
+    slope = Poly("chebyshev", poly.to("chebyshev").coef, poly.domain).derivative()
+    coef = np.trim_zeros(np.asarray(slope.coef), "b")
+    roots = np.polynomial.chebyshev.chebroots(coef) if coef.size > 1 else np.zeros(0)
+    width, center = 0.5 * (poly.domain[1] - poly.domain[0]), 0.5 * (poly.domain[1] + poly.domain[0])
+    x = center + width * roots.real[np.abs(roots.imag) < 1e-4]
+    values = poly(np.array([low, high, *x[(x > low) & (x < high)]]))
+    slack = 8.0 * float(np.finfo(float).eps) * float(np.abs(poly.coef).max())
+    return float(values.min()) - slack, float(values.max()) + slack
+
+
 def exceedance(values: ArrayLike, domain: Domain, confidence: float = 0.95) -> tuple[float, float]:
     """Fraction of values outside the interval, and its upper Clopper-Pearson bound.
 
@@ -160,37 +170,36 @@ def exceedance(values: ArrayLike, domain: Domain, confidence: float = 0.95) -> t
     return outside / v.size, bound
 
 
-def evaluation_cost(approx: Poly | Composite) -> Cost:
-    """Levels and products.
+def breakpoints(approx: Approximant) -> tuple[float, ...]:
+    """Points where the replacement is not smooth."""
+    if not isinstance(approx, Piecewise):
+        return ()
+    if not approx.fold:
+        return approx.breaks
+    return (0.0, *approx.breaks, *(-b for b in approx.breaks))
 
-    An affine polynomial folds into a linear layer and costs nothing; one of degree two is a
-    completed square: one product, one level. The map from the domain to [-1, 1] is folded too.
+
+def _rounding(goal: Target, approx: Approximant, part: Domain) -> float:
+    """Size of the rounding errors of function and replacement in double precision.
+
+    Twice what neighboring numbers differ by, and what the terms of a power series cancel.
     """
-    if isinstance(approx, Composite):
-        costs = [evaluation_cost(stage) for stage in approx.stages]
-        return Cost(sum(c.depth for c in costs), sum(c.products for c in costs), sum(c.plain_products for c in costs))
-    if approx.degree <= 1:
-        return Cost(0, 0, 0)
-    if approx.degree == 2:
-        return Cost(1, 1, 0)
-    plan = make_plan(approx)
-    return Cost(plan.depth, plan.products, plan.plain_products)
-
-
-def _rounding(goal: Target, approx: Poly | Composite, part: Domain) -> float:
-    """Size of the rounding errors of function and replacement in double precision."""
-    size = float(np.abs(_finite(goal, np.linspace(*part, 65))).max())
+    grid = np.linspace(*part, 65)
+    values = approx(grid)
+    size = float(np.abs(_finite(goal, grid)).max()) + float(np.abs(values).max())
+    jitter = float(np.median(np.abs(approx(np.nextafter(grid, part[0])) - values)))
     if isinstance(approx, Poly) and approx.basis == "power":
         size += float(np.abs(approx.coef) @ max(abs(part[0]), abs(part[1])) ** np.arange(len(approx.coef)))
-    return 16.0 * float(np.finfo(float).eps) * size
+    return 16.0 * float(np.finfo(float).eps) * size + 2.0 * jitter
 
 
 def certify(
     function: Target | Function,
-    approx: Poly | Composite,
+    approx: Approximant,
     domain: tuple[float, float],
     *,
     intervals: Sequence[Domain] | None = None,
+    proven: tuple[float, float] | None = None,
     density: Density | None = None,
     held_out: ArrayLike | None = None,
 ) -> Certificate:
@@ -201,6 +210,7 @@ def certify(
         approx: what replaces it.
         domain: the certified interval.
         intervals: the parts of it on which the error counts, if not all (a sign's gap around 0).
+        proven: a bound that already holds outside ``intervals``, and where it is about reached.
         density: weighs the root mean square error.
         held_out: calibration values that the fit has not seen, for the exceedance.
 
@@ -210,14 +220,17 @@ def certify(
     """
     goal = as_target(function)
     low, high = check_domain(domain)
-    parts = [goal.check(part) for part in (intervals or [(low, high)])]
+    parts = [goal.check(part) for part in ([(low, high)] if intervals is None else intervals)]
 
     def error(x: FloatArray) -> FloatArray:
         return np.asarray(goal(x) - approx(x))
 
     peaks = []
+    breaks = (*goal.kinks, *breakpoints(approx))
     for part in parts:
-        peaks.append(largest(error, part, breaks=goal.kinks, noise=_rounding(goal, approx, part)))
+        peaks.append(largest(error, part, breaks=breaks, noise=_rounding(goal, approx, part)))
+    if proven is not None:
+        peaks.append(Peak(proven[0], proven[0], proven[1], True))
     peak = max(peaks, key=lambda p: p.bound)
     weighted = math.nan
     if density is not None:
@@ -227,6 +240,7 @@ def certify(
     center, half = 0.5 * (low + high), 0.75 * (high - low)
     with np.errstate(all="ignore"):
         growth = float(np.abs(approx(np.array([center - half, center + half]))).max())
+    growth = growth if math.isfinite(growth) else math.inf
     cost = evaluation_cost(approx)
     return Certificate(
         domain=(low, high),
@@ -239,4 +253,6 @@ def certify(
         depth=cost.depth,
         products=cost.products,
         plain_products=cost.plain_products,
+        comparisons=cost.comparisons,
+        divisions=cost.divisions,
     )

@@ -133,6 +133,114 @@ class Composite:
 
 
 @dataclass(frozen=True, slots=True)
+class Apply:
+    """A step of a formula: a polynomial of an earlier value."""
+
+    poly: Poly
+    arg: int
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """A step of a formula: the product of two earlier values; of one with itself, its square."""
+
+    left: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A step of a formula: ``constant + sum(c * value for c, value in terms)``.
+
+    Whole factors are free on ciphertexts; others take a plain product and a level.
+    """
+
+    terms: tuple[tuple[float, int], ...]
+    constant: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """Steps that compute a function of x: iterations, gates, anything that is no bare polynomial.
+
+    Value 0 is x; step i makes value i + 1; the last value is the result.
+    """
+
+    steps: tuple[Apply | Times | Sum, ...]
+    domain: Domain
+
+    def __call__(self, x: ArrayLike) -> FloatArray:
+        """Values at x, any shape."""
+        values = [np.asarray(x, dtype=np.float64)]
+        for step in self.steps:
+            match step:
+                case Apply(poly, arg):
+                    values.append(poly(values[arg]))
+                case Times(left, right):
+                    values.append(values[left] * values[right])
+                case Sum(terms, constant):
+                    total = np.full_like(values[0], constant)
+                    for c, i in terms:
+                        total = total + c * values[i]
+                    values.append(total)
+        return values[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Piecewise:
+    """Different polynomials on different intervals, for protocols that can compare.
+
+    Attributes:
+        breaks: ascending; piece i holds from break i-1 (inclusive) to break i (exclusive), the
+            first and the last one without end.
+        pieces: one more than breaks.
+        domain: the closed interval on which it is meant to be used.
+        fold: evaluate at |x| and add ``slope * x``: for x/2 plus an even function.
+        slope: see ``fold``.
+    """
+
+    breaks: tuple[float, ...]
+    pieces: tuple[Poly | Composite, ...]
+    domain: Domain
+    fold: bool = False
+    slope: float = 0.0
+
+    def __call__(self, x: ArrayLike) -> FloatArray:
+        """Values at x, any shape."""
+        x = np.asarray(x, dtype=np.float64)
+        argument = np.abs(x) if self.fold else x
+        which = np.searchsorted(self.breaks, argument, side="right")
+        result = self.slope * x
+        for i, piece in enumerate(self.pieces):
+            inside = which == i
+            result[inside] += piece(argument[inside])
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Rational:
+    """``numerator / denominator``, for protocols that can divide.
+
+    The denominator is certified to stay above zero on the domain.
+    """
+
+    numerator: Poly
+    denominator: Poly
+
+    @property
+    def domain(self) -> Domain:
+        """The domain of the numerator."""
+        return self.numerator.domain
+
+    def __call__(self, x: ArrayLike) -> FloatArray:
+        """Values at x, any shape."""
+        return np.asarray(self.numerator(x) / self.denominator(x))
+
+
+Approximant: TypeAlias = Poly | Composite | Formula | Piecewise | Rational
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """What is known about a fit, beyond its coefficients. Errors are absolute.
 
@@ -147,6 +255,8 @@ class Certificate:
         depth: levels that its evaluation takes.
         products: ciphertext-ciphertext products.
         plain_products: ciphertext-plaintext products.
+        comparisons: secure comparisons (piecewise fits, under MPC only).
+        divisions: secure divisions (rational fits, under MPC only).
     """
 
     domain: Domain
@@ -159,6 +269,8 @@ class Certificate:
     depth: int
     products: int
     plain_products: int
+    comparisons: int = 0
+    divisions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +287,7 @@ class Fit:
     """
 
     target: str
-    approx: Poly | Composite
+    approx: Approximant
     method: str
     certificate: Certificate
     converged: bool = True

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pi_compiler.approx import chebyshev, least_squares
-from pi_compiler.approx.certificate import certify, evaluation_cost, exceedance, largest
+from pi_compiler.approx.certificate import certify, exceedance, largest
+from pi_compiler.approx.cost import evaluation_cost
 from pi_compiler.approx.density import Density
 from pi_compiler.approx.errors import ApproximationError, DegreeError, DensityError, DomainError, PrecisionError
 from pi_compiler.approx.poly import Composite, Poly
