@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pi_compiler
+from pi_compiler import files
 from pi_compiler.errors import ArtifactError, ParameterError
 from pi_compiler.ir.layout import Layout
 from pi_compiler.ir.params import Params
@@ -57,8 +58,7 @@ def save(artifact: Artifact, folder: Path) -> int:
         ParameterError: the place cannot be written, or holds something else.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / "manifest.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ParameterError(f"{folder} exists and is not a compiled model; it is left alone", hint="another --output")
+    check_place(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -76,6 +76,17 @@ def save(artifact: Artifact, folder: Path) -> int:
         raise ParameterError(f"cannot write {folder}: {e.strerror or e}") from e
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_place(folder: Path) -> None:
+    """Fail now if ``save`` would fail later.
+
+    Raises:
+        ParameterError: the place cannot be written, or holds something else.
+    """
+    if folder.exists() and not (folder / "manifest.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ParameterError(f"{folder} exists and is not a compiled model; it is left alone", hint="another --output")
+    files.check_folder(folder)
 
 
 def _write(artifact: Artifact, folder: Path) -> None:
@@ -97,11 +108,11 @@ def _write(artifact: Artifact, folder: Path) -> None:
     np.savez_compressed(folder / "program.npz", **arrays)  # type: ignore[arg-type]
     for name, data in artifact.models.items():
         (folder / name).write_bytes(data)
-    files = {f.name: _digest(f) for f in sorted(folder.iterdir())}
+    digests = {f.name: _digest(f) for f in sorted(folder.iterdir())}
     manifest = {
         "format": FORMAT,
         "version": pi_compiler.__version__,
-        "files": files,
+        "files": digests,
         "params": {
             "log_n": artifact.params.log_n,
             "primes": artifact.params.primes,
