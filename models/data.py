@@ -37,7 +37,18 @@ from numpy.typing import NDArray
 from pi_compiler.errors import CalibrationError, ParameterError
 from pi_compiler.models.sources import RemoteFile, find, locate
 
-__all__ = ["DATASETS", "SPLITS", "Dataset", "KnownData", "is_local", "load", "parse_spec", "read_data", "read_idx"]
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "Dataset",
+    "KnownData",
+    "is_local",
+    "load",
+    "parse_spec",
+    "read_arrays",
+    "read_data",
+    "read_idx",
+]
 
 SPLITS: Final = ("train", "validation", "test", "calibration")
 _VALIDATION = 5_000
@@ -155,7 +166,7 @@ def read_data(spec: str | Path) -> Dataset:
     path = Path(spec)
     if path.suffix not in (".npz", ".npy"):
         return load(*parse_spec(str(spec)))
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     x, y = arrays.get("x"), arrays.get("y")
     if x is None:
         raise CalibrationError(
@@ -169,7 +180,12 @@ def read_data(spec: str | Path) -> Dataset:
     return Dataset(x.astype(np.float32), None if y is None else y.astype(np.int64), path.name, "all")
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    """The arrays of a ``.npz`` file by name, or that of a ``.npy`` file under the name ``x``.
+
+    Raises:
+        CalibrationError: the file is missing or damaged.
+    """
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -333,7 +349,7 @@ def _rows(split: str, count: int, validation: int) -> NDArray[np.int64]:
 
 
 def _cifar_lossless(split: str) -> _Samples:
-    arrays = _read_arrays(locate(_CIFAR_TEST if split == "test" else _CIFAR_TRAIN))
+    arrays = read_arrays(locate(_CIFAR_TEST if split == "test" else _CIFAR_TRAIN))
     rows = _rows(split, len(arrays["images"]), 1_000)
     return _labeled(arrays["images"][rows].transpose(0, 3, 1, 2), arrays["labels"][rows], 255.0)
 
