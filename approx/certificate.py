@@ -30,7 +30,7 @@ __all__ = ["Peak", "breakpoints", "certify", "exceedance", "extent", "largest"]
 
 _NODES = 17
 _ROUNDS = 70
-_MAX_BOXES = 20_000
+_MAX_BOXES = 5_000
 _TOLERANCE = 1e-6
 _GRADED = np.array([0.0, *2.0 ** np.arange(-52.0, -3.0), *np.arange(0.125, 0.9, 0.125)])
 _GRADED = np.unique(np.concatenate([_GRADED, 1.0 - _GRADED]))
@@ -187,7 +187,8 @@ def _rounding(goal: Target, approx: Approximant, part: Domain) -> float:
     grid = np.linspace(*part, 65)
     values = approx(grid)
     size = float(np.abs(_finite(goal, grid)).max()) + float(np.abs(values).max())
-    jitter = float(np.median(np.abs(approx(np.nextafter(grid, part[0])) - values)))
+    steps = np.abs(approx(np.nextafter(grid, part[0])) - values)
+    jitter = float(steps[~np.isin(grid, (*goal.kinks, *breakpoints(approx)))].max(initial=0.0))
     if isinstance(approx, Poly) and approx.basis == "power":
         size += float(np.abs(approx.coef) @ max(abs(part[0]), abs(part[1])) ** np.arange(len(approx.coef)))
     return 16.0 * float(np.finfo(float).eps) * size + 2.0 * jitter

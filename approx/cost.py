@@ -86,8 +86,10 @@ def _inside(poly: Poly) -> Cost:
 
 
 def _formula(formula: Formula) -> Cost:
+    """An affine map of x alone is free if nothing else reads x, one of the last value alone always."""
     depth, products, plain_products = [0], 0, 0
-    for step in formula.steps:
+    only_reader = sum(_reads_input(step) for step in formula.steps) == 1
+    for position, step in enumerate(formula.steps, 1):
         match step:
             case Apply(poly, arg):
                 cost = _at_an_end(poly) if arg == 0 else _inside(poly)
@@ -98,8 +100,18 @@ def _formula(formula: Formula) -> Cost:
                 depth.append(max(depth[left], depth[right]) + 1)
                 products += 1
             case Sum(terms, _):
-                scaled = [i for c, i in terms if not float(c).is_integer() and depth[i] > 0]
+                alone = len(terms) == 1 and (position == len(formula.steps) or (terms[0][1] == 0 and only_reader))
+                scaled = [i for c, i in terms if not (alone or float(c).is_integer())]
                 plain_products += len(scaled)
-                reached = [depth[i] + (i in scaled) for _, i in terms]
-                depth.append(max(reached, default=0))
+                depth.append(max((depth[i] + (i in scaled) for _, i in terms), default=0))
     return Cost(depth[-1], products, plain_products)
+
+
+def _reads_input(step: Apply | Times | Sum) -> bool:
+    match step:
+        case Apply(_, arg):
+            return arg == 0
+        case Times(left, right):
+            return 0 in (left, right)
+        case Sum(terms, _):
+            return any(i == 0 for _, i in terms)
