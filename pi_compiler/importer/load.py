@@ -215,6 +215,10 @@ def prepare(model: onnx.ModelProto, name: str, input_shapes: Mapping[str, Sequen
     opset = opset_of(model, name)
     strange = bool(unknown_operators(model, opset))
     if not strange:
+        for output in model.graph.output:
+            if output.type.WhichOneof("value") == "tensor_type":
+                # The checker wants a shape; fix_inputs forgets it again.
+                output.type.tensor_type.shape.SetInParent()
         with translated(f"{name} is not a valid ONNX model"):
             checker.check_model(model)
     if model.graph.sparse_initializer:

@@ -15,7 +15,7 @@ from types import EllipsisType
 import numpy as np
 from scipy import sparse
 
-from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
+from pi_compiler.errors import ShapeMismatch
 from pi_compiler.ir.graph import Attr, FloatArray, IntArray, Node, Shape
 from pi_compiler.ops.op import Arrays, Call, Matrix, Op, Reader, Writer, array, integer, ints, optional_array
 
@@ -265,7 +265,7 @@ def _read_conv_transpose(call: Call) -> Node:
     full = tuple(
         (n - 1) * strides[i] + extra[i] + (kernel[i] - 1) * dilations[i] + 1 for i, n in enumerate(x.shape[2:])
     )
-    pads = _transposed_pads(call, x.shape[2:], full, strides)
+    full, pads = _transposed_pads(call, x.shape[2:], full, strides)
     out = tuple(n - pads[i] - pads[i + rank] for i, n in enumerate(full))
     if min(out) < 1:
         raise ShapeMismatch(f"padding {list(pads)} leaves nothing of {list(full)}")
@@ -275,22 +275,24 @@ def _read_conv_transpose(call: Call) -> Node:
     return Node("ConvTranspose", (x,), (x.shape[0], channels, *out), attrs, call.name)
 
 
-def _transposed_pads(call: Call, size: Shape, full: Shape, strides: Shape) -> Shape:
-    """What is cut off in front and behind, from ``pads``, ``auto_pad`` or ``output_shape``."""
+def _transposed_pads(call: Call, size: Shape, full: Shape, strides: Shape) -> tuple[Shape, Shape]:
+    """The full size, larger if more is asked for, and what is cut off of it in front and behind.
+
+    From ``pads``, ``auto_pad`` or ``output_shape``.
+    """
     rank = len(size)
     mode = call.text("auto_pad", "NOTSET")
     wanted = call.list("output_shape")
     if wanted is None and mode in ("NOTSET", "", "VALID"):
-        return explicit_pads(call, size, size, strides, strides)
+        return full, explicit_pads(call, size, size, strides, strides)
     if wanted is None:
         wanted = tuple(n * s for n, s in zip(size, strides, strict=True))
     if len(wanted) not in (rank, rank + 2):
         raise ShapeMismatch(f"attribute 'output_shape' is {list(wanted)}, needed {rank} numbers")
+    full = tuple(max(n, w) for n, w in zip(full, wanted[-rank:], strict=True))
     total = [n - w for n, w in zip(full, wanted[-rank:], strict=True)]
-    if min(total) < 0:
-        raise UnsupportedOperator(f"output_shape {list(wanted)} is larger than what the kernel reaches, {list(full)}")
     small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
-    return small + large if mode == "SAME_UPPER" else large + small
+    return full, small + large if mode == "SAME_UPPER" else large + small
 
 
 def _emit_conv_transpose(node: Node, inputs: Sequence[str], out: Writer) -> str:

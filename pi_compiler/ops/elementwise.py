@@ -81,6 +81,8 @@ def _clip(x: Node, low: float, high: float, origin: str) -> Node:
         return x
     if low == 0.0 and high == np.inf:
         return activation("Relu", x, origin)
+    if low >= high:
+        return affine(x, 0.0, high, origin)
     return activation("Clip", x, origin, min=low, max=high)
 
 

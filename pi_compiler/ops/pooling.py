@@ -12,9 +12,10 @@ from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
 from pi_compiler.ir.graph import FloatArray, IntArray, Node, Shape
 from pi_compiler.ops.convolution import Windows, explicit_pads, spatial
 from pi_compiler.ops.op import Arrays, Call, Matrix, Op, Reader, Writer, axes_of, integer, ints
-from pi_compiler.ops.shaping import reshape
+from pi_compiler.ops.shaping import pad, reshape
 
-# AveragePool: kernel, strides, pads, dilations, ceil_mode, count_include_pad.
+# AveragePool: kernel, strides, pads, dilations. Padding never counts: what ceil_mode lets a window overhang is
+# padding, and padding that does count is a Pad before.
 
 
 def _windows(node: Node, size: Shape) -> Windows:
@@ -23,18 +24,9 @@ def _windows(node: Node, size: Shape) -> Windows:
     )
 
 
-def _counts(node: Node, windows: Windows) -> FloatArray:
-    """How many taps each position divides by, in the shape of the positions."""
-    rank = len(windows.size)
-    ones = np.ones(windows.size)
-    if integer(node, "count_include_pad"):
-        # Explicit padding counts; what ceil_mode lets a window overhang does not.
-        pads = windows.pads
-        ones = np.pad(ones, list(zip(pads[:rank], pads[rank:], strict=True)), constant_values=1.0)
-        need = [(o - 1) * s + (k - 1) * e + 1 for o, s, k, e in windows.steps()]
-        ones = np.pad(ones, [(0, max(0, n - m)) for n, m in zip(need, ones.shape, strict=True)])
-    else:
-        ones = windows.padded(ones)
+def _counts(windows: Windows) -> FloatArray:
+    """How many elements each position sees, in the shape of the positions."""
+    ones = windows.padded(np.ones(windows.size))
     return np.asarray(sum(ones[tap] for tap in windows.taps_of()))
 
 
@@ -45,14 +37,14 @@ def _average(node: Node, arrays: Arrays) -> FloatArray:
     total = np.zeros((len(x), *node.shape))
     for tap in windows.taps_of():
         total += padded[tap]
-    return total / _counts(node, windows)
+    return total / _counts(windows)
 
 
 def _average_matrix(node: Node) -> tuple[tuple[Matrix, ...], FloatArray]:
     windows = _windows(node, node.inputs[0].shape[2:])
     numbers = windows.numbers()
     inside = numbers >= 0
-    share = np.broadcast_to((1.0 / _counts(node, windows)).reshape(-1, 1), numbers.shape)
+    share = np.broadcast_to((1.0 / _counts(windows)).reshape(-1, 1), numbers.shape)
     starts = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
     one = sparse.csr_array((share[inside], numbers[inside], starts), shape=(windows.positions, prod(windows.size)))
     planes = sparse.eye_array(node.shape[0] * node.shape[1])
@@ -68,37 +60,38 @@ def read_average_pool(call: Call) -> Node:
     strides, dilations = spatial(call, "strides", rank), spatial(call, "dilations", rank)
     pads = explicit_pads(call, x.shape[2:], kernel, strides, dilations)
     ceil_mode = call.integer("ceil_mode", 0) if call.text("auto_pad", "NOTSET") in ("NOTSET", "") else 0
+    reach = [(k - 1) * e + 1 for k, e in zip(kernel, dilations, strict=True)]
+    whole = [pads[i] + n + pads[i + rank] for i, n in enumerate(x.shape[2:])]
+    if any(r > n for r, n in zip(reach, whole, strict=True)):
+        raise ShapeMismatch(f"kernel {list(kernel)} does not fit into {list(x.shape[2:])}")
     out: list[int] = []
+    behind: list[int] = []
     for i, n in enumerate(x.shape[2:]):
-        room = n + pads[i] + pads[i + rank] - (kernel[i] - 1) * dilations[i] - 1
+        room = whole[i] - reach[i]
         steps = -(-room // strides[i]) if ceil_mode else room // strides[i]
         # A window may not start behind the last element: it would see nothing.
         if ceil_mode and steps * strides[i] >= n + pads[i]:
             steps -= 1
-        if room < 0:
-            raise ShapeMismatch(f"kernel {list(kernel)} does not fit into {list(x.shape[2:])}")
         out.append(steps + 1)
+        behind.append(max(0, steps * strides[i] + reach[i] - pads[i] - n) if ceil_mode else pads[i + rank])
+    if call.integer("count_include_pad", 0) and any(pads):
+        x = pad(x, (0, 0, *pads[:rank]), (0, 0, *pads[rank:]), call.name)
+        behind = [max(0, b - p) for b, p in zip(behind, pads[rank:], strict=True)]
+        pads = (0,) * (2 * rank)
     node = Node(
         "AveragePool",
         (x,),
         (*x.shape[:2], *out),
-        {
-            "kernel": kernel,
-            "strides": strides,
-            "pads": pads,
-            "dilations": dilations,
-            "ceil_mode": ceil_mode,
-            "count_include_pad": call.integer("count_include_pad", 0),
-        },
+        {"kernel": kernel, "strides": strides, "pads": (*pads[:rank], *behind), "dilations": dilations},
         call.name,
     )
-    if not _counts(node, _windows(node, x.shape[2:])).all():
+    if not _counts(_windows(node, x.shape[2:])).all():
         raise ShapeMismatch(f"pads {list(pads)} let a window see padding only")
     return node
 
 
 def _emit_average(node: Node, inputs: Sequence[str], out: Writer) -> str:
-    attrs = {k: node.attrs[k] for k in ("strides", "pads", "dilations", "ceil_mode", "count_include_pad")}
+    attrs = {k: node.attrs[k] for k in ("strides", "pads", "dilations")}
     return out.call("AveragePool", inputs, node.origin, kernel_shape=node.attrs["kernel"], **attrs)
 
 

@@ -335,6 +335,15 @@ def _pad(node: Node, arrays: Arrays) -> FloatArray:
     return np.pad(arrays[0], widths, constant_values=number(node, "value"))
 
 
+def pad(x: Node, before: Sequence[int], after: Sequence[int], origin: str, value: float = 0.0) -> Node:
+    """The tensor x with so many constant elements in front and behind, per axis."""
+    pads = (*before, *after)
+    if not any(pads):
+        return x
+    shape = tuple(b + n + a for b, n, a in zip(before, x.shape, after, strict=True))
+    return Node("Pad", (x,), checked(shape), {"pads": pads, "value": value}, origin)
+
+
 def _read_pad(call: Call) -> Node:
     x, mode = call.node(0), call.text("mode", "constant")
     rank = len(x.shape)
@@ -354,11 +363,7 @@ def _read_pad(call: Call) -> Node:
     # Negative numbers cut off.
     kept = [range(max(0, -b), n - max(0, -a)) for b, n, a in zip(before, x.shape, after, strict=True)]
     x = slices(x, kept, call.name)
-    pads = (*(max(0, b) for b in before), *(max(0, a) for a in after))
-    if not any(pads):
-        return x
-    shape = tuple(pads[i] + n + pads[i + rank] for i, n in enumerate(x.shape))
-    return Node("Pad", (x,), shape, {"pads": pads, "value": value}, call.name)
+    return pad(x, [max(0, b) for b in before], [max(0, a) for a in after], call.name, value)
 
 
 def _pad_from_inside(x: Node, before: list[int], after: list[int], mode: str, origin: str) -> Node:
@@ -429,14 +434,14 @@ def _read_depth_to_space(call: Call) -> Node:
 
 
 def _read_space_to_depth(call: Call) -> Node:
-    x, block = call.node(0), call.integer("blocksize", 0)
-    if len(x.shape) != 4 or block < 1 or x.shape[2] % block or x.shape[3] % block:
-        raise ShapeMismatch(f"blocksize {block} on a tensor of shape {list(x.shape)}")
+    x, block, mode = call.node(0), call.integer("blocksize", 0), call.text("mode", "DCR")
+    fits = len(x.shape) == 4 and block > 0 and not (x.shape[2] % block or x.shape[3] % block)
+    if not fits or mode not in ("DCR", "CRD"):
+        raise ShapeMismatch(f"blocksize {block}, mode {mode!r} on a tensor of shape {list(x.shape)}")
     n, c, h, w = x.shape
     parts = reshape(x, (n, c, h // block, block, w // block, block), call.name)
-    return reshape(
-        transpose(parts, (0, 3, 5, 1, 2, 4), call.name), (n, c * block**2, h // block, w // block), call.name
-    )
+    moved = transpose(parts, (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4), call.name)
+    return reshape(moved, (n, c * block**2, h // block, w // block), call.name)
 
 
 # Nothing happens to the values.
@@ -490,8 +495,8 @@ READERS = {
     "Concat": Reader(_read_concat, 13),
     "Pad": Reader(_read_pad, 25),
     "Expand": Reader(_read_expand, 13),
-    "DepthToSpace": Reader(_read_depth_to_space, 13),
-    "SpaceToDepth": Reader(_read_space_to_depth, 13),
+    "DepthToSpace": Reader(_read_depth_to_space, 28),
+    "SpaceToDepth": Reader(_read_space_to_depth, 28),
     "Identity": Reader(_read_identity, 25),
     "Dropout": Reader(_read_dropout, 22),
     "Cast": Reader(_read_cast, 28),
