@@ -12,6 +12,7 @@ from pi_compiler.passes.calibrate import calibrate
 from pi_compiler.passes.compilation import Compilation
 from pi_compiler.passes.fold import fold
 from pi_compiler.passes.lower import lower
+from pi_compiler.passes.recognize import recognize
 from pi_compiler.passes.schedule import schedule
 
 Pass: TypeAlias = Callable[[Compilation], Compilation]
@@ -21,6 +22,7 @@ Observer: TypeAlias = Callable[[str, Compilation, float], None]
 _log = logging.getLogger(__name__)
 
 CKKS: tuple[tuple[str, Pass], ...] = (
+    ("recognize", recognize),
     ("calibrate", calibrate),
     ("approximate", approximate),
     ("fold", fold),

@@ -25,6 +25,11 @@ class Builder:
         self.weights.append(numpy_helper.from_array(self.rng.uniform(0.5, 2.0, size).astype(np.float32), name))
         return name
 
+    def values(self, values):
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
+        return name
+
     def constant(self, values):
         name = f"w{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(np.asarray(values, np.int64), name))

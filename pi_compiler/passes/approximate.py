@@ -82,6 +82,8 @@ def replacement(node: Node, seen: Range, choice: Activation, options: Options) -
     op = OPS[node.op]
     domain = seen.widened(options.margin)
     density = Density.of_histogram(seen.edges, seen.mass)
+    if node.op == "Poly" and np.ndim(node.attrs["coef"]) == 2:
+        return _given_by_channel(node, domain, seen)
     exact = op.polynomial(node)
     if exact is not None:
         poly = Poly("power", tuple(float(v) for v in exact), domain)
@@ -95,6 +97,16 @@ def replacement(node: Node, seen: Range, choice: Activation, options: Options) -
     if not isinstance(fit.approx, Poly):
         raise InternalError(f"fit of {node.origin!r} is not a single polynomial")
     return fit, np.asarray(fit.approx.coef), np.asarray(fit.approx.domain)
+
+
+def _given_by_channel(node: Node, domain: tuple[float, float], seen: Range) -> tuple[Fit, FloatArray, FloatArray]:
+    """A quadratic per channel that the model itself spells out: exact, nothing is fitted."""
+    coef = np.asarray(node.attrs["coef"], dtype=np.float64)
+    steepest = int(np.abs(coef[-1]).argmax())
+    poly = Poly("power", tuple(coef[:, steepest].tolist()), domain)
+    certificate = certify(custom(node.op, poly.__call__), poly, domain, held_out=seen.held_out)
+    note = f"{coef.shape[1]} channels with coefficients of their own; shown is channel {steepest}"
+    return Fit(node.op, poly, "exact", certificate, notes=(note,)), coef, np.asarray(domain)
 
 
 def _fit(

@@ -23,6 +23,7 @@ from pi_compiler.ops import OPS
 from pi_compiler.passes.compilation import Compilation, Ranges
 
 _GROWTH = 3.0  # composing two maps may at most multiply their nonzeros by this; beyond it a level is cheaper
+_VERTEX = 32.0  # times the data's reach; at this distance a completed square loses five bits
 _FEW_ROWS = 128  # a map to so few values has no more diagonals than this (hybrid embedding), however dense
 
 
@@ -80,7 +81,10 @@ class _Folder:
             diagonal = _diagonal(matrix)
             if diagonal is not None and bool((diagonal == 1.0).all()):
                 return number
-        numbers = tuple(expr.terms)
+        # Explicit zeros would count as diagonals, an operand without any other entry as a source.
+        for matrix in expr.terms.values():
+            matrix.eliminate_zeros()
+        numbers = tuple(n for n, m in expr.terms.items() if m.nnz) or tuple(expr.terms)[:1]
         return self.push(Affine(numbers, tuple(expr.terms[n] for n in numbers), expr.bias, shape, origin))
 
     def compose(self, parts: list[tuple[Matrix, _Expr, Node]], bias: FloatArray) -> _Expr:
@@ -154,25 +158,28 @@ class _Folder:
 
     def square(self, node: Node, poly: ActivationPolynomial, x: _Expr) -> _Expr:
         """S (a x + b)^2 + c with a x + b divided by its largest calibrated magnitude."""
-        form = complete_square(poly.power(0), poly.power(1), poly.power(2))
-        on = form.square
-        if not on.any():
-            return x.scaled(poly.spread(form.scale), poly.spread(form.shift))
         low, high = self.ranges.of(node.inputs[0]).channels
-        a, b = np.where(on, form.scale, 0.0), np.where(on, form.shift, 0.0)
-        reach = np.maximum(np.abs(a * low + b), np.abs(a * high + b))
+        reach = np.maximum(np.abs(low), np.abs(high))
+        w0, w1, w2 = np.broadcast_arrays(poly.power(0), poly.power(1), poly.power(2))
+        if not w2.any():
+            return x.scaled(poly.spread(w1), poly.spread(w0))
+        form = complete_square(w0, w1, w2, reach=_VERTEX * float(reach.max()))
+        near = form.square
+        # A vertex far outside the data would bury them under its own square. Such a channel squares
+        # its bare value and takes its line from the same operand: exact, but a second set of diagonals.
+        scale, shift = np.where(near, form.scale, 1.0), np.where(near, form.shift, 0.0)
+        largest = np.maximum(np.abs(scale * low + shift), np.abs(scale * high + shift))
         # A channel that calibration hardly moved keeps room for values it did not show.
-        unit = np.maximum(reach, 0.1 * reach.max()) if reach.any() else np.ones_like(reach)
-        inner = x.scaled(poly.spread(a / unit), poly.spread(b / unit))
+        unit = np.maximum(largest, 0.1 * largest.max()) if largest.any() else np.ones_like(largest)
+        inner = x.scaled(poly.spread(scale / unit), poly.spread(shift / unit))
         number = self.materialize(inner, node.shape, node.inputs[0].origin)
-        outer = poly.spread(np.where(on, form.sign, 0.0) * unit**2)
         squared = self.atom(self.push(Square(number, node.shape, node.origin)))
-        squared = squared.scaled(outer, poly.spread(np.where(on, form.constant, form.shift)))
-        if on.all():
+        outer, constant = np.where(near, form.sign, w2) * unit**2, np.where(near, form.constant, w0)
+        squared = squared.scaled(poly.spread(outer), poly.spread(constant))
+        if near.all():
             return squared
-        # Channels without a quadratic term keep their line, read from the same operand.
-        rest = x.scaled(poly.spread(np.where(on, 0.0, form.scale)))
-        return _Expr(_sum(squared.terms, rest.terms), squared.bias + rest.bias)
+        line = self.atom(number).scaled(poly.spread(np.where(near, 0.0, w1 * unit)))
+        return _Expr(_sum(squared.terms, line.terms), squared.bias)
 
 
 def _sum(a: Mapping[int, Matrix], b: Mapping[int, Matrix]) -> dict[int, Matrix]:

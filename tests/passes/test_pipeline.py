@@ -205,3 +205,43 @@ def test_a_model_survives_disk(costs, tmp_path):
     name = next(iter(again.signature.outputs))
     assert np.array_equal(m.session("clear").run(x).logits[name], again.session("clear").run(x).logits[name])
     assert import_model(again.models["polynomial.onnx"]).graph.outputs[0].shape == (1, 5)
+
+
+def _quadratic_layer(b, x, a, linear, constant):
+    """a x^2 + b x + c as exporters write trained activations."""
+    square = b.same("Mul", x, x)
+    parts = b.same("Mul", square, b.values(a)), b.same("Mul", x, b.values(linear))
+    return b.same("Add", b.same("Add", *parts), b.values(constant))
+
+
+def test_a_spelled_out_quadratic_takes_one_level(costs):
+    b = Builder((1, 6))
+    x = _quadratic_layer(b, b.linear("x", 4), [0.2, -0.1, 0.3, 0.4], [0.5, 0.4, 0.3, 0.2], [0.1, 0.2, 0.3, 0.4])
+    c = compiled(b.model(b.linear(x, 3)), b.samples(), costs)
+    assert [type(s) for s in c.stages.stages[1:]] == [Affine, Square, Affine]
+    graph, stages, program = answers(c, b.samples(5))
+    assert np.allclose(stages, graph, atol=1e-12)
+    assert np.allclose(program, graph, atol=1e-5)
+
+
+def test_a_vertex_far_from_the_data_keeps_its_precision(costs):
+    b = Builder((1, 6))
+    x = _quadratic_layer(b, b.linear("x", 3), [0.2, 1e-5, 0.0], [0.5, 1.0, 1.0], [0.1, 0.0, 0.0])
+    c = compiled(b.model(b.linear(x, 3)), b.samples(), costs)
+    outputs = c.stages.stages[-1]
+    assert isinstance(outputs, Affine)
+    assert len(outputs.sources) == 2  # the square, and its operand for the two lines
+    graph, stages, program = answers(c, b.samples(5))
+    assert np.allclose(stages, graph, atol=1e-12)
+    assert np.allclose(program, graph, atol=1e-5)
+
+
+def test_polynomials_of_one_value_merge_and_of_two_do_not(costs):
+    b = Builder((1, 6))
+    x, y = b.linear("x", 4), b.linear("x", 4)
+    cubic = b.same("Mul", b.same("Mul", x, x), x)
+    mixed = b.same("Mul", x, y)
+    c = compiled(b.model(b.linear(b.same("Add", cubic, mixed), 3)), b.samples(), costs, stop_after="recognize")
+    ops = [n.op for n in c.graph.nodes()]
+    assert ops.count("Poly") == 1
+    assert ops.count("Mul") == 1
