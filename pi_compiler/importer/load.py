@@ -25,8 +25,8 @@ from pi_compiler.ir.graph import Shape
 
 Source: TypeAlias = "str | PathLike[str] | bytes | onnx.ModelProto"
 
-OLDEST, TARGET = 7, 13
-"""Opsets from 7 on are read; those below 13 are upgraded to 13 first."""
+OLDEST, TARGET = 6, 13
+"""Opsets from 6 on are read; those below 13 are upgraded to 13 first."""
 OWN_DOMAIN = "pi_compiler"
 """Domain of the functions that the exporter writes."""
 
@@ -225,6 +225,9 @@ def prepare(model: onnx.ModelProto, name: str, input_shapes: Mapping[str, Sequen
         names = ", ".join(repr(s.values.name) for s in model.graph.sparse_initializer)
         raise ModelError(f"{name} has sparse initializers: {names}", hint="store them as ordinary tensors")
     fix_inputs(model, name, input_shapes)
+    if opset < 7 and any(n.op_type == "PRelu" for n in model.graph.node):
+        # Up to opset 6 its slopes follow the channels, and the upgrade does not say so.
+        raise ModelError(f"{name} has PRelu of operator set {opset}", hint="export it with opset 17")
     if opset < TARGET:
         with translated(
             f"{name} uses operator set {opset} and cannot be upgraded to {TARGET}", "export it with opset 17"

@@ -54,7 +54,7 @@ def evaluate(
         client: also apply what the client does after decryption (``Graph.client_ops``).
 
     Returns:
-        Per output name (B, *node.shape).
+        Per output name (B, *node.shape). Values outside a function's domain become NaN or infinite.
 
     Raises:
         ShapeMismatch: inputs are missing or unknown, have the wrong shape, or different B.
@@ -72,7 +72,8 @@ def evaluate(
     uses = _uses(graph, order)
     for node in order:
         if node.op != "Input":
-            values[id(node)] = OPS[node.op].apply(node, [values[id(i)] for i in node.inputs])
+            with np.errstate(all="ignore"):
+                values[id(node)] = OPS[node.op].apply(node, [values[id(i)] for i in node.inputs])
         if keep is not None:
             keep(node, values[id(node)])
         for operand in node.inputs:

@@ -28,7 +28,7 @@ from pi_compiler.ops.evaluate import evaluate, linear_matrix
 
 BATCH = 2
 REFERENCE_FAILS = {"ConvTranspose", "AveragePool", "Pad"}
-"""The reference evaluator raises on groups with a bias, strides above the kernel, and negative pads: onnxruntime then."""
+"""Compared with onnxruntime: the reference raises on groups with a bias, strides above the kernel, negative pads."""
 REFUSED = {"MaxPool", "GlobalMaxPool", "LayerNormalization"}
 SPEED = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -435,8 +435,8 @@ def test_polynomial_activations_keep_their_meaning_through_onnx(degree, channels
     fit = {"power": np.polynomial.polynomial.polyval, "chebyshev": np.polynomial.chebyshev.chebval}[basis]
     for c in range(3):
         k = c if channels else ...
-        l, h = np.broadcast_to(low, 3)[c], np.broadcast_to(high, 3)[c]
-        at = sample[:, :, c] if basis == "power" else (2.0 * sample[:, :, c] - l - h) / (h - l)
+        a, b = np.broadcast_to(low, 3)[c], np.broadcast_to(high, 3)[c]
+        at = sample[:, :, c] if basis == "power" else (2.0 * sample[:, :, c] - a - b) / (b - a)
         np.testing.assert_allclose(found[:, :, c], fit(at, coef[:, k] if channels else coef), atol=1e-9)
     model = export(graph, None)
     onnx.checker.check_model(model, full_check=True)
