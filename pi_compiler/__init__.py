@@ -8,7 +8,7 @@ Example:
     >>> compiled = pi_compiler.compile(zoo.model_path("digits_cnn"), calibration=samples, options=options)
     >>> image = data.load("digits", "test").x[:1]
     >>> int(compiled.run(image, backend="clear").outputs["logits"].argmax())
-    0
+    5
 
 Names are looked up when they are first used, so that importing the package stays light.
 """

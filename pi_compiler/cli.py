@@ -469,3 +469,7 @@ def load(folder: Path) -> CompiledModel:
     from pi_compiler.api import CompiledModel
 
     return CompiledModel.load(folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pi_compiler.errors import InternalError
 from pi_compiler.ir.graph import Graph, Node
 from pi_compiler.ir.program import Opcode, Program
 from pi_compiler.ir.stages import Affine, InputStage, Polynomial, Stage, sources_of
@@ -15,7 +14,7 @@ from pi_compiler.report.plan import kind_of
 
 
 def stage_text(name: str, c: Compilation) -> Iterator[str]:
-    """Lines that describe what a pass made.
+    """Lines that describe what a pass made; of passes that rewrite the graph, the graph.
 
     Args:
         name: the pass.
@@ -32,7 +31,7 @@ def stage_text(name: str, c: Compilation) -> Iterator[str]:
             return _scheduled(c)
         case "lower":
             return program_text(Compilation.require(c.program, "text", name))
-    raise InternalError(f"there is no text for pass {name!r}")
+    return graph_text(c.replaced or c.graph)
 
 
 def graph_text(graph: Graph) -> Iterator[str]:

@@ -165,7 +165,7 @@ def inspect_view(report: Json) -> RenderableType:
         rows = [(str(n["name"]), str(n["op"]), count(n["elements"])) for n in nonlinear]
         parts.append(table("Nonlinearities", ("layer", "operator", "elements"), rows, left=2))
     if unsupported:
-        rows2 = [tuple(str(u[k]) for k in ("name", "op", "reason", "advice")) for u in unsupported]
+        rows2 = [tuple(str(u[k]) for k in ("node", "op", "reason", "advice")) for u in unsupported]
         parts.append(table(f"Unsupported: {len(rows2)}", ("node", "operator", "why", "try"), rows2, left=4))
     else:
         parts.append(Text("Every operator can run encrypted.\n", style="green"))
