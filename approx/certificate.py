@@ -81,17 +81,17 @@ def largest(
     ends = np.array([np.nextafter(c, low) for c in cuts[1:]] + [np.nextafter(c, high) for c in cuts[:-1]] + [low, high])
     at_ends = np.abs(_finite(function, ends))
     best, at = float(at_ends.max()), float(ends[at_ends.argmax()])
-    edges = np.concatenate([a + (b - a) * _GRADED for a, b in pairwise(cuts)])
-    boxes = np.stack([edges[:-1], edges[1:]], axis=1)
+    edges = [np.array([a, *np.clip(a + (b - a) * _GRADED[1:-1], a, b), b]) for a, b in pairwise(cuts)]
+    boxes = np.concatenate([np.stack([e[:-1], e[1:]], axis=1) for e in edges])
     boxes = boxes[boxes[:, 1] > boxes[:, 0]]
     bound, resolved = best, True
     for step in range(_ROUNDS):
         center, half = boxes.mean(axis=1), 0.5 * (boxes[:, 1] - boxes[:, 0])
-        upper, seen, where = _model(function, center, half)
+        upper, seen, where = _model(function, boxes)
         i = int(seen.argmax())
         if seen[i] > best:
             best, at = float(seen[i]), float(where[i])
-        small = half <= 4.0 * np.finfo(float).eps * np.maximum(np.abs(center), 1e-3 * (high - low))
+        small = half <= 16.0 * np.finfo(float).eps * np.maximum(np.abs(center), 1e-3 * (high - low))
         keep = (upper > best * (1.0 + _TOLERANCE) + noise) & ~small
         done = upper[~keep]
         bound = max(bound, float(done.max())) if done.size else bound
@@ -117,10 +117,12 @@ def _finite(function: Callable[[FloatArray], FloatArray], x: FloatArray) -> Floa
 
 
 def _model(
-    function: Callable[[FloatArray], FloatArray], center: FloatArray, half: FloatArray
+    function: Callable[[FloatArray], FloatArray], boxes: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Per box an upper bound, the largest value seen and where."""
-    x = center[:, None] + half[:, None] * np.concatenate([_CHEB, _CHECK])
+    """Per box an upper bound, the largest value seen and where; box ends, perhaps cuts, are not touched."""
+    low, high = boxes[:, :1], boxes[:, 1:]
+    x = 0.5 * (low + high) + 0.5 * (high - low) * np.concatenate([_CHEB, _CHECK])
+    x = np.clip(x, np.nextafter(low, high), np.nextafter(high, low))
     y = _finite(function, x)
     coef = y[:, :_NODES] @ _TO_COEF.T
     mismatch = np.abs(coef @ _TO_CHECK.T - y[:, _NODES:]).max(axis=1)
