@@ -14,8 +14,14 @@ from pi_compiler.ir.program import Opcode, Program
 from pi_compiler.ir.stages import Affine, InputStage, Polynomial, Square, Stage
 from pi_compiler.kernels.circuit import depth_of
 from pi_compiler.passes.compilation import Compilation, Range
+from pi_compiler.runtime.session import DEFAULT_PLAINTEXT_MEMORY
 
 Json = dict[str, object]
+
+PROCESS_BYTES = 104 << 20
+"""Resident memory of an interpreter with the runtime and SEAL loaded, before any key (measured)."""
+
+_CONTEXT_FACTOR = 2.5  # keygen's temporaries over the context's own tables, measured at N = 2^13 and 2^14
 
 
 def plan_report(c: Compilation) -> Json:
@@ -65,7 +71,7 @@ def plan_report(c: Compilation) -> Json:
         "bytes_sent": sum(inputs) * fresh,
         "plaintext_bytes": plain_bytes,
         "peak_ciphertext_bytes": peak_ct,
-        "peak_memory_bytes": None if peak_ct is None else key_bytes + plain_bytes + peak_ct,
+        "peak_memory_bytes": None if peak_ct is None else memory(params, key_bytes, plain_bytes, peak_ct),
         "predicted_seconds": encrypt + evaluate + decrypt,
         "predicted_encrypt_seconds": encrypt,
         "predicted_evaluate_seconds": evaluate,
@@ -118,6 +124,17 @@ def plaintexts(circuit: Circuit, levels: tuple[int, ...], params: Params, prices
             size += count * (8 * (level + 1) << params.log_n) + bias * (8 * level << params.log_n)
             seconds += count * prices.named("encode", level) + bias * prices.named("encode", level - 1)
     return size, seconds
+
+
+def memory(params: Params, key_bytes: int, plain_bytes: int, ciphertext_bytes: int) -> int:
+    """Predicted resident memory of a process that makes keys, encrypts, evaluates and decrypts.
+
+    A context keeps transform tables, four words per coefficient, for every prime at every level.
+    """
+    primes = len(params.primes) + len(params.special)
+    tables = primes * (primes + 1) // 2 * (32 << params.log_n)
+    plain = min(plain_bytes, DEFAULT_PLAINTEXT_MEMORY)
+    return PROCESS_BYTES + int(_CONTEXT_FACTOR * tables) + key_bytes + plain + ciphertext_bytes
 
 
 def peak_ciphertext_bytes(program: Program, params: Params) -> int:
