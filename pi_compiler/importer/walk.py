@@ -114,8 +114,10 @@ class Walk:
             results = self.unreadable(proto, name, nested)
         elif isinstance(operands[0], (Node, _Deferred)) and proto.op_type in CLIENT_OPS and not proto.domain:
             results = [self.defer(proto, name, operands[0])]
-        elif isinstance(operands[0], _Deferred):
-            results = [operands[0] if proto.op_type in ("Identity", "Cast") else _UNKNOWN]
+        elif isinstance(operands[0], _Deferred) and proto.op_type in ("Identity", "Cast"):
+            results = [operands[0]]
+        elif any(isinstance(o, _Deferred) for o in operands):
+            results = self.unreadable(proto, name, nested)
         else:
             results = self.convert(proto, name, [o if isinstance(o, (Node, np.ndarray)) else None for o in operands])
         for place, output in enumerate(proto.output):
