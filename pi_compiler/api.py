@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike
 from pi_compiler import artifact
 from pi_compiler.artifact import Artifact, Json
 from pi_compiler.cost import CostTable, load_costs
-from pi_compiler.errors import ModelError, ParameterError, ShapeMismatch
+from pi_compiler.errors import BudgetError, ModelError, ParameterError, ShapeMismatch
 from pi_compiler.ir.graph import FloatArray, Graph
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import Program, Signature
@@ -23,6 +24,7 @@ from pi_compiler.passes.calibrate import check_samples
 from pi_compiler.passes.compilation import Compilation, Limits
 from pi_compiler.pipelines import CKKS, Observer, run
 from pi_compiler.report.plan import plan_report
+from pi_compiler.report.precision import simulated_bits
 from pi_compiler.runtime.backend import get_backend
 from pi_compiler.runtime.executor import Progress
 from pi_compiler.runtime.session import DEFAULT_PLAINTEXT_MEMORY, Result, Session
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     import torch
 
     Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | torch.nn.Module
+_ATTEMPTS = 3
+_PLANNING = tuple(p for p in CKKS if p[0] in ("schedule", "lower"))
+
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 Samples: TypeAlias = ArrayLike | Mapping[str, ArrayLike]
 
@@ -146,8 +151,35 @@ def compile(
     """
     options = options or Options()
     c, models = prepare(model, calibration, options, example_input, input_shapes, costs)
-    c = run(c, CKKS, observers)
+    c = precise(run(c, CKKS, observers), observers)
     return finish(c, models)
+
+
+def precise(c: Compilation, observers: Sequence[Observer]) -> Compilation:
+    """The compilation with its precision simulated; planned anew with more bits to spare if they are missing.
+
+    Parameters come from a rule that does not know how a network amplifies noise; the simulation does.
+    """
+    wanted = c.options.precision_bits
+    for attempt in range(_ATTEMPTS):
+        program = Compilation.require(c.program, "precise", "lower")
+        params = Compilation.require(c.params, "precise", "schedule")
+        signature = Compilation.require(c.signature, "precise", "lower")
+        bits = simulated_bits(program, params, signature, c.calibration, c.options.insecure)
+        c = replace(c, simulated_bits=bits)
+        fixed = c.options.log_scale is not None
+        if bits is None or bits >= wanted or fixed or attempt == _ATTEMPTS - 1:
+            break
+        missing = wanted - bits if math.isfinite(bits) else wanted
+        try:
+            again = run(replace(c, spare_bits=c.spare_bits + missing + 0.5), _PLANNING, observers)
+        except BudgetError:
+            break
+        c = again
+    if c.simulated_bits is not None and c.simulated_bits < wanted:
+        note = f"simulated precision is {c.simulated_bits:.1f} bits, {wanted:g} were asked for"
+        c = replace(c, notes=(*c.notes, note))
+    return c
 
 
 def prepare(

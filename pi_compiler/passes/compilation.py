@@ -148,6 +148,8 @@ class Compilation:
         cost: predicted counts and seconds per layer, set by schedule.
         program: set by lower.
         signature: set by lower.
+        spare_bits: bits that scheduling adds to the precision asked for, because a simulation missed them.
+        simulated_bits: precision of the outputs that a simulation found, if one ran.
         notes: remarks for the user, by pass.
     """
 
@@ -166,6 +168,8 @@ class Compilation:
     cost: Cost | None = None
     program: Program | None = None
     signature: Signature | None = None
+    spare_bits: float = 0.0
+    simulated_bits: float | None = None
     notes: tuple[str, ...] = ()
 
     @staticmethod

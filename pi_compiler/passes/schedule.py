@@ -30,7 +30,7 @@ SPECIAL_BITS = 7.0
 q_i / p times that of a fresh error, so that a special prime no larger than q_0 would let it
 dominate rescaling's rounding; three bits above q_0 make it a minor part."""
 
-_LARGEST_SCALE = 45.0
+_LARGEST_SCALE = 50.0
 
 
 def rescale_noise_bits(log_n: int) -> float:
@@ -118,7 +118,8 @@ def candidates(depth: int, options: Options, limits: Limits) -> list[Params]:
 def schedule(c: Compilation) -> Compilation:
     """Stages -> circuit, levels and parameters."""
     stages = Compilation.require(c.stages, "schedule", "fold")
-    best = plan_stages(stages, c.options, c.limits, c.costs)
+    options = replace(c.options, precision_bits=c.options.precision_bits + c.spare_bits)
+    best = plan_stages(stages, options, c.limits, c.costs)
     return replace(c, circuit=best.circuit, params=best.params, levels=best.levels, cost=best.cost)
 
 

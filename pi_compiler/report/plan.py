@@ -77,6 +77,8 @@ def plan_report(c: Compilation) -> Json:
         "predicted_evaluate_seconds": evaluate,
         "predicted_decrypt_seconds": decrypt,
         "predicted_setup_seconds": encode_seconds,
+        "precision_bits_wanted": c.options.precision_bits,
+        "precision_bits_simulated": None if c.simulated_bits is None else number(c.simulated_bits),
         "costs_measured_here": c.costs.measured_here,
         "costs_machine": c.costs.machine,
         "rounds": 1,
