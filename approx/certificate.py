@@ -78,7 +78,7 @@ def largest(
     """
     low, high = check_domain(domain)
     cuts = [low, *sorted({float(b) for b in breaks if low < b < high}), high]
-    ends = np.array([np.nextafter(c, low) for c in cuts[1:]] + [np.nextafter(c, high) for c in cuts[:-1]] + [low, high])
+    ends = np.array([np.nextafter(c, low) for c in cuts[1:]] + [np.nextafter(c, high) for c in cuts[:-1]] + cuts)
     at_ends = np.abs(_finite(function, ends))
     best, at = float(at_ends.max()), float(ends[at_ends.argmax()])
     edges = [np.array([a, *np.clip(a + (b - a) * _GRADED[1:-1], a, b), b]) for a, b in pairwise(cuts)]

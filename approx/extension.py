@@ -24,7 +24,7 @@ from pi_compiler.approx.errors import ApproximationError
 from pi_compiler.approx.poly import Apply, Fit, FloatArray, Formula, Poly, Times, check_degree
 from pi_compiler.approx.targets import Target
 
-__all__ = ["LARGEST_FACTOR", "extended", "folding_map"]
+__all__ = ["LARGEST_FACTOR", "SUITED", "extended", "folding_map"]
 
 LARGEST_FACTOR = 1.5 * math.sqrt(3.0)
 """The largest L for which the map stays within the narrow interval."""
@@ -32,6 +32,9 @@ LARGEST_FACTOR = 1.5 * math.sqrt(3.0)
 _FLAT = ("sigmoid", "tanh", "erf", "hard_sigmoid", "softsign")
 _GATES = ("silu", "gelu", "gelu_tanh", "hard_swish")
 _ROUNDS = 60
+
+SUITED: tuple[str, ...] = (*_FLAT, *_GATES)
+"""Targets that ``extended`` takes."""
 
 
 def folding_map(radius: float, extensions: int, factor: float = 1.5) -> tuple[Poly, ...]:
@@ -84,7 +87,7 @@ def extended(
     elif goal.name in _GATES:
         gate = _gate_of(goal)
     else:
-        raise ApproximationError(f"{goal.name} is not flat far out; known: {', '.join((*_FLAT, *_GATES))}")
+        raise ApproximationError(f"{goal.name} is not flat far out; known: {', '.join(SUITED)}")
     bound = max(abs(interval[0]), abs(interval[1]))
     radius = bound / factor**extensions
     maps = folding_map(radius, extensions, factor)

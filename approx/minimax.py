@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import mpmath
 import numpy as np
@@ -29,8 +29,10 @@ from pi_compiler.approx.targets import Function, Target, as_target
 
 __all__ = ["Levelled", "exchange", "remez"]
 
-Parity = Literal["odd", "even"]
+Parity: TypeAlias = Literal["odd", "even"]
+Precision: TypeAlias = Literal["auto", "double", "mpmath"]
 _LEVEL = 1e-7
+_ROUNDING = 4e-15
 _ITERATIONS = 60
 _PER_GAP = np.sin(0.5 * np.pi * np.linspace(0.0, 1.0, 17)) ** 2
 _DIGITS = 60
@@ -146,6 +148,7 @@ def exchange(
     weight: Function = np.ones_like,
     points: Sequence[float] = (),
     precise: Callable[[mpmath.mpf], mpmath.mpf] | None = None,
+    precision: Precision = "auto",
     start: FloatArray | None = None,
 ) -> Levelled:
     """The best approximation from the span of some Chebyshev polynomials.
@@ -157,11 +160,13 @@ def exchange(
         hull: the interval that the basis is mapped from; it contains the others.
         weight: positive; the largest weight * |error| is minimized.
         points: where the error must be looked at besides the grid: kinks.
-        precise: the function for mpmath, if known, for use where double precision fails.
+        precise: the function for mpmath, if known.
+        precision: "auto" uses mpmath where double precision does not level the error.
         start: an initial reference to try first, len(indices) + 1 ascending points.
     """
     which = np.asarray(indices, dtype=np.float64)
     scale = max(float(np.abs(function(np.linspace(*i, 33))).max()) for i in intervals)
+    noise = _ROUNDING * len(which) * scale
     best: Levelled | None = None
     spent = 0
     starts = [s for s in (start,) if s is not None and len(s) == len(which) + 1]
@@ -173,16 +178,16 @@ def exchange(
         reference = _programmed(double, intervals, points) if make is None else make()
         if reference is None:
             continue
-        found = _iterate(double, intervals, points, reference)
+        found = _iterate(double, intervals, points, reference, noise)
         spent += found.iterations
         if best is None or found.error < best.error:
             best = found
-        if found.converged or best.error <= 1e-14 * len(which) * scale:
+        if found.converged:
             break
     assert best is not None
-    if precise is not None and (not best.converged or best.error < 1e-12 * scale):
+    if precise is not None and (precision == "mpmath" or (precision == "auto" and not best.converged)):
         solver = _Precise(precise, weight, which, hull)
-        found = _iterate(solver, intervals, points, _spread(intervals, _crowded(len(which) + 1)))
+        found = _iterate(solver, intervals, points, _spread(intervals, _crowded(len(which) + 1)), 0.0)
         spent += found.iterations
         if found.converged:
             best = Levelled(found.coef, found.error, True, spent, True)
@@ -243,13 +248,16 @@ def _programmed(solver: _Double, intervals: Sequence[Domain], points: Sequence[f
     return _alternating(places, errors, size + 1)
 
 
-def _iterate(solver: _Solver, intervals: Sequence[Domain], points: Sequence[float], reference: FloatArray) -> Levelled:
+def _iterate(
+    solver: _Solver, intervals: Sequence[Domain], points: Sequence[float], reference: FloatArray, noise: float
+) -> Levelled:
+    """Exchanges from one reference; errors that differ by no more than the noise count as level."""
     best = Levelled((), math.inf, False, 0, False)
     for iteration in range(1, _ITERATIONS + 1):
         level = solver.level(reference)
         places, errors = _extrema(solver, intervals, reference, points)
         top = float(np.abs(errors).max())
-        converged = top <= 1.0 + _LEVEL
+        converged = top <= 1.0 + _LEVEL + noise / level
         if top * level < best.error or converged:
             best = Levelled(tuple(solver.coefficients()), top * level, converged, iteration, False)
         if converged or not math.isfinite(top):
@@ -352,6 +360,7 @@ def remez(
     intervals: Sequence[Domain] | None = None,
     parity: Parity | Literal["auto"] | None = "auto",
     weight: Function | None = None,
+    precision: Precision = "auto",
     density: Density | None = None,
     held_out: ArrayLike | None = None,
 ) -> Fit:
@@ -365,6 +374,7 @@ def remez(
         parity: "auto" uses the function's own where the domain is symmetric; "odd" and "even"
             force a basis; None uses every degree.
         weight: positive function; minimizes the largest weight * |error| instead.
+        precision: "auto" uses mpmath where double precision does not level the error.
         density: for the certificate's weighted error.
         held_out: values for the certificate's exceedance.
 
@@ -375,7 +385,8 @@ def remez(
         DegreeError: negative, above 127, or below what the parity allows.
         DomainError: a malformed interval, or a pole inside.
         ApproximationError: intervals that overlap or leave the domain; a parity on a domain
-            that is not symmetric; a weight that is not positive.
+            that is not symmetric; a weight that is not positive; mpmath asked for a function
+            that is only known in double precision.
     """
     goal = as_target(function)
     low, high = goal.check(domain) if intervals is None else (float(domain[0]), float(domain[1]))
@@ -393,6 +404,8 @@ def remez(
             offset = (0.0, 0.0)
     check_degree(degree, kind if offset == (0.0, 0.0) or parity != "auto" else None, largest=127)
     w = _checked_weight(weight, parts)
+    if precision == "mpmath" and _precise(goal, offset) is None:
+        raise ApproximationError(f"{goal.name} is not known to mpmath")
     mirror = kind is not None
     if kind is None:
         offset = (0.0, 0.0)
@@ -407,6 +420,7 @@ def remez(
         weight=w,
         points=goal.kinks,
         precise=_precise(goal, offset),
+        precision=precision,
     )
     coef = np.zeros(max(degree + 1, len(found.coef), 2))
     coef[: len(found.coef)] = found.coef

@@ -190,7 +190,8 @@ def _asymptote(goal: Target, line: tuple[float, float], domain: Domain, toleranc
             break
         proof = certify(goal, _line(line, part), part)
         good, bad = (middle, bad) if proof.max_error <= tolerance else (good, middle)
-    return good
+    near = 1e-9 * (high - low)
+    return next((float(p) for p in (other, *goal.kinks) if abs(p - good) <= near), good)
 
 
 def _longest(goal: Target, domain: Domain, degree: int, tolerance: float) -> tuple[Poly, float]:
