@@ -33,6 +33,7 @@ _NAMES = {
     Opcode.CONJUGATE: "rotate",
 }
 _QUADRATIC = ("rotate", "relinearize")
+_FIXED_DIMENSION = (Opcode.MUL, Opcode.RELINEARIZE)
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,8 @@ class Prices:
 
     def of(self, op: Opcode, operand: CtType) -> float:
         """Seconds of one instruction with an operand of this type; dimension 3 costs half as much again."""
-        return self.named(_NAMES[op], operand.level) * (operand.dimension / 2 if op is not Opcode.MUL else 1) + (
-            self.overhead
-        )
+        share = 1.0 if op in _FIXED_DIMENSION else operand.dimension / 2
+        return self.named(_NAMES[op], operand.level) * share + self.overhead
 
     def square(self, level: int) -> float:
         """Seconds of a ciphertext times itself."""

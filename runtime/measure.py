@@ -32,7 +32,7 @@ TOP_LEVEL = {11: 1, 12: 3, 13: 7, 14: 12, 15: 16}
 
 _LEVELS = (0, 1, 2, 4, 7, 12, 16)
 _DISPATCHED = 20_000
-_MOST_RUNS = 40
+_LEAST_ROUNDS, _MOST_ROUNDS = 3, 60
 
 
 def measure(backend_name: str, log_ns: Sequence[int] = (12, 13, 14, 15), *, seconds: float = 25.0) -> CostJson:
@@ -84,12 +84,8 @@ def _ring(backend_name: str, log_n: int, seconds: float) -> tuple[dict[str, list
     keygen = (time.perf_counter() - start) / (len(rotations) + 1)
     evaluator = backend.evaluator(params, keys)
     levels = [level for level in _LEVELS if level <= top]
-    table: dict[str, list[tuple[int, float]]] = {}
-    for level in levels:
-        cases = _cases(params, client, evaluator, level, rotations)
-        for name, act in cases.items():
-            budget = 0.8 * seconds / (len(levels) * len(cases))
-            table.setdefault(name, []).append((level, _median(act, budget)))
+    cases = {level: _cases(params, client, evaluator, level, rotations) for level in levels}
+    table = _medians(cases, 0.8 * seconds)
     ops = {name: _interpolate(points, top) for name, points in table.items()}
     # A key holds a pair of polynomials over all primes and the special one, for each prime.
     size = [(level + 1) * (level + 2) / ((top + 1) * (top + 2)) for level in range(top + 1)]
@@ -103,30 +99,30 @@ def _cases(
     """Per operation a function that runs it on the i-th operands."""
     rng = np.random.default_rng(0)
     scale = params.scale
-    rows = [rng.uniform(-1, 1, params.slots) for _ in range(4)]
+    rows = [rng.uniform(-1, 1, params.slots) for _ in range(3)]
     x = [client.encrypt(row, level, scale) for row in rows]
     p: list[Plaintext] = [ev.encode(row, level, scale) for row in rows]
     wide: list[Ciphertext] = [ev.mul(a, b) for a, b in pairwise(x)]
     cases: dict[str, Callable[[int], object]] = {
-        "add": lambda i: ev.add(x[i % 4], x[(i + 1) % 4]),
-        "sub": lambda i: ev.sub(x[i % 4], x[(i + 1) % 4]),
-        "neg": lambda i: ev.neg(x[i % 4]),
-        "mul": lambda i: ev.mul(x[i % 4], x[(i + 1) % 4]),
-        "square": lambda i: ev.mul(x[i % 4], x[i % 4]),
-        "add_plain": lambda i: ev.add_plain(x[i % 4], p[(i + 1) % 4]),
-        "mul_plain": lambda i: ev.mul_plain(x[i % 4], p[(i + 1) % 4]),
-        "rotate": lambda i: ev.rotate(x[i % 4], rotations[i % len(rotations)]),
-        "relinearize": lambda i: ev.relinearize(wide[i % 3]),
-        "encode": lambda i: ev.encode(rows[i % 4], level, scale),
-        "encode_scalar": lambda i: ev.encode(rows[i % 4][:1], level, scale),
-        "encrypt": lambda i: client.encrypt(rows[i % 4], level, scale),
-        "decrypt": lambda i: client.decrypt(x[i % 4]),
+        "add": lambda i: ev.add(x[i % 3], x[(i + 1) % 3]),
+        "sub": lambda i: ev.sub(x[i % 3], x[(i + 1) % 3]),
+        "neg": lambda i: ev.neg(x[i % 3]),
+        "mul": lambda i: ev.mul(x[i % 3], x[(i + 1) % 3]),
+        "square": lambda i: ev.mul(x[i % 3], x[i % 3]),
+        "add_plain": lambda i: ev.add_plain(x[i % 3], p[(i + 1) % 3]),
+        "mul_plain": lambda i: ev.mul_plain(x[i % 3], p[(i + 1) % 3]),
+        "rotate": lambda i: ev.rotate(x[i % 3], rotations[i % len(rotations)]),
+        "relinearize": lambda i: ev.relinearize(wide[i % 2]),
+        "encode": lambda i: ev.encode(rows[i % 3], level, scale),
+        "encode_scalar": lambda i: ev.encode(rows[i % 3][:1], level, scale),
+        "encrypt": lambda i: client.encrypt(rows[i % 3], level, scale),
+        "decrypt": lambda i: client.decrypt(x[i % 3]),
     }
     if level > 0:
         prime = float(params.primes[level])
         tall = [client.encrypt(row, level, scale * prime) for row in rows]
-        cases["rescale"] = lambda i: ev.rescale(tall[i % 4], scale)
-        cases["drop_level"] = lambda i: ev.drop_level(x[i % 4], level - 1)
+        cases["rescale"] = lambda i: ev.rescale(tall[i % 3], scale)
+        cases["drop_level"] = lambda i: ev.drop_level(x[i % 3], level - 1)
     return cases
 
 
@@ -137,16 +133,25 @@ def _params(log_n: int, top: int) -> Params:
     return Params(params.log_n, params.primes, params.special, 2.0 ** (int(bits) // 2 - 1), params.security)
 
 
-def _median(act: Callable[[int], object], budget: float) -> float:
-    act(0)
-    times: list[float] = []
-    end = time.perf_counter() + budget
-    while len(times) < 3 or (time.perf_counter() < end and len(times) < _MOST_RUNS):
-        start = time.perf_counter()
-        result = act(len(times) + 1)
-        times.append(time.perf_counter() - start)
-        del result
-    return statistics.median(times)
+def _medians(cases: dict[int, dict[str, Callable[[int], object]]], budget: float) -> dict[str, list[tuple[int, float]]]:
+    """Per operation (level, seconds). Rounds over everything, so that a slow moment of the
+    machine touches a few runs of each operation instead of all runs of one.
+    """
+    times: dict[tuple[str, int], list[float]] = {}
+    end, rounds = time.perf_counter() + budget, 0
+    while rounds < _LEAST_ROUNDS or (time.perf_counter() < end and rounds < _MOST_ROUNDS):
+        for level, acts in cases.items():
+            for name, act in acts.items():
+                act(2 * rounds)  # a program's operands are recent: not all memory is cold
+                start = time.perf_counter()
+                result = act(2 * rounds + 1)
+                times.setdefault((name, level), []).append(time.perf_counter() - start)
+                del result
+        rounds += 1
+    table: dict[str, list[tuple[int, float]]] = {}
+    for (name, level), seconds in times.items():
+        table.setdefault(name, []).append((level, statistics.median(seconds)))
+    return table
 
 
 def _interpolate(points: list[tuple[int, float]], top: int) -> list[float]:
