@@ -24,8 +24,9 @@ class MatVecPlan:
 
     Attributes:
         sources: stage numbers of the operands.
-        terms: (terms, 5) columns: output ciphertext, index into ``sources``, input ciphertext,
-            baby step, giant step. Sorted by output ciphertext, then giant step.
+        terms: (terms, 6) columns: output ciphertext, index into ``sources``, input ciphertext,
+            baby step, giant step, diagonal (their sum up to periods). Sorted by output
+            ciphertext, then giant step.
         folds: rotations of the rotate-and-add steps, in order.
         span: factor by which the folds multiply a vector that is periodic already.
         bias: (ciphertexts, period) of the output layout.

@@ -22,7 +22,7 @@ from pi_compiler.ir.taps import Entries
 from pi_compiler.kernels.algebra import Algebra, Constant, Value
 
 
-def centered(d: IntArray, period: int) -> IntArray:
+def centered(d: IntArray, period: int | IntArray) -> IntArray:
     """The representative of d modulo an even period (a power of two) in [-period/2, period/2)."""
     half = period // 2
     return ((d + half) & (period - 1)) - half
@@ -195,7 +195,10 @@ class _Counter:
 def make_plan(s: Structure, split: Split, sources: tuple[int, ...], bias: FloatArray) -> MatVecPlan:
     """The plan for a chosen split."""
     baby, giant = steps_of(s, split.width, split.offset)
-    terms = np.stack([s.keys[:, 0], s.keys[:, 1], s.keys[:, 2], baby, giant], axis=1)
+    # A rotation by a multiple of the period is none.
+    period = np.asarray(s.periods)[s.keys[:, 1]]
+    baby, giant = centered(baby, period), centered(giant, s.span)
+    terms = np.stack([s.keys[:, 0], s.keys[:, 1], s.keys[:, 2], baby, giant, s.keys[:, 3]], axis=1)
     order = np.lexsort((terms[:, 3], terms[:, 2], terms[:, 1], terms[:, 4], terms[:, 0]))
     return MatVecPlan(sources, terms[order], s.folds, s.span, bias)
 
@@ -210,7 +213,7 @@ def diagonals(
         e = assign(matrix, layout, result)
         term = plan.terms[mine]
         code = _code(e.out_ct, e.in_ct, e.diagonal, layout)
-        codes = _code(term[:, 0], term[:, 2], term[:, 3] + term[:, 4], layout)
+        codes = _code(term[:, 0], term[:, 2], term[:, 5], layout)
         order = np.argsort(codes)
         row = order[np.searchsorted(codes, code, sorter=order)]
         table = np.zeros((len(mine), e.period), np.float32)
@@ -245,7 +248,7 @@ def matvec(
     results = []
     target = alg.nominal * alg.primes[level]
     by_output: dict[int, dict[int, list[int]]] = {}
-    for k, (out_ct, _, _, _, giant) in enumerate(plan.terms.tolist()):
+    for k, (out_ct, _, _, _, giant, _) in enumerate(plan.terms.tolist()):
         by_output.setdefault(out_ct, {}).setdefault(giant, []).append(k)
     terms = plan.terms.tolist()
     for out_ct in range(len(plan.bias)):
@@ -253,7 +256,7 @@ def matvec(
         for giant, members in by_output.get(out_ct, {}).items():
             products = []
             for k in members:
-                _, source, in_ct, baby, _ = terms[k]
+                _, source, in_ct, baby, _, _ = terms[k]
                 x = alg.rotated(sources[source][in_ct], baby, level)
                 products.append(alg.mul_plain(x, constants[k], target / x.scale))
             partial.append(alg.rotate(alg.sum(products), giant))

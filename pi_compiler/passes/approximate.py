@@ -82,7 +82,7 @@ def replacement(node: Node, seen: Range, choice: Activation, options: Options) -
     op = OPS[node.op]
     domain = seen.widened(options.margin)
     density = Density.of_histogram(seen.edges, seen.mass)
-    if node.op == "Poly" and np.ndim(node.attrs["coef"]) == 2:
+    if node.op == "Poly" and np.asarray(node.attrs["coef"]).ndim == 2:
         return _given_by_channel(node, domain, seen)
     exact = op.polynomial(node)
     if exact is not None:

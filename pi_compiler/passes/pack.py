@@ -186,7 +186,7 @@ class _Packer:
             layout = layouts[number]
             bias = layout.pack(stage.bias.reshape(stage.shape))
             plans[number] = make_plan(s, split, stage.sources, bias)
-            for _, source, ciphertext, baby, _ in plans[number].terms.tolist():
+            for _, source, ciphertext, baby, _, _ in plans[number].terms.tolist():
                 made.add((stage.sources[source], ciphertext, baby % self.slots))
         return Circuit(self.stages, self.slots, tuple(layouts), plans)
 

@@ -52,7 +52,7 @@ def _tops(graph: Graph, forms: Mapping[int, _Form]) -> list[Node]:
     tops = []
     for node in nodes:
         form = forms[id(node)]
-        if form.degree < 2 or node.op == "Poly" or OPS[node.op].kind == "nonlinear" and not _worthwhile(node, forms):
+        if form.degree < 2 or node.op == "Poly" or (OPS[node.op].kind == "nonlinear" and not _worthwhile(node, forms)):
             continue
         absorbed = [forms[id(r)].base is form.base and _shareable(forms[id(r)]) for r in readers[id(node)]]
         if id(node) not in outputs and absorbed and all(absorbed):
