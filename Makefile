@@ -1,0 +1,61 @@
+# Every target sets up .venv by itself from the extras of pyproject.toml.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH := $(shell sed -n 's/^torch = \["\(.*\)"\]$$/\1/p' pyproject.toml)
+BENCHES := $(shell grep -l __main__ bench/*.py)
+
+.PHONY: help demo test test-all lint check wheel bench clean
+
+help:
+	@echo 'make demo      recognize encrypted handwritten digits, end to end'
+	@echo 'make test      the fast tests'
+	@echo 'make test-all  all tests'
+	@echo 'make check     ruff, mypy, import contracts, the wheel, the fast tests'
+	@echo 'make bench     every benchmark; results in bench/results'
+	@echo 'make clean     remove .venv and caches'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[tenseal,data]'
+	@touch $@
+
+# torch comes first and alone: resolved together with others, another build of it might be chosen.
+$(VENV)/test.stamp: pyproject.toml | $(BIN)/python
+	$(PIP) '$(TORCH)'
+	$(PIP) --editable '.[tenseal,torch,data,test]'
+	@touch $@ $(VENV)/demo.stamp
+
+$(VENV)/dev.stamp: pyproject.toml $(VENV)/test.stamp
+	$(PIP) --editable '.[tenseal,torch,data,test,dev]'
+	@touch $@
+
+demo: $(VENV)/demo.stamp
+	@$(BIN)/pi-compiler demo --output demo-out/digits
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -q
+
+test-all: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -q -m 'slow or not slow'
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+wheel: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/test_packaging.py
+
+check: lint wheel test
+
+bench: $(VENV)/test.stamp
+	@for b in $(BENCHES); do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist demo-out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
