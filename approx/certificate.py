@@ -103,7 +103,7 @@ def largest(
             break
         middle = boxes.mean(axis=1)
         boxes = np.concatenate([np.stack([boxes[:, 0], middle], 1), np.stack([middle, boxes[:, 1]], 1)])
-    at = 0.0 if abs(at) < 1e-300 else at
+    at = min(max(0.0 if abs(at) < 1e-300 else at, low), high)
     return Peak(max(bound, best) + noise, best, at, resolved)
 
 

@@ -17,7 +17,7 @@ from scipy import fft
 from pi_compiler.approx.certificate import certify
 from pi_compiler.approx.density import Density
 from pi_compiler.approx.errors import ApproximationError, PrecisionError
-from pi_compiler.approx.minimax import remez
+from pi_compiler.approx.minimax import MAX_DEGREE, remez
 from pi_compiler.approx.poly import Basis, Domain, Fit, FloatArray, Poly, check_degree
 from pi_compiler.approx.targets import Function, Target, as_target
 
@@ -141,7 +141,7 @@ def smallest(
     """The fit of smallest degree whose certified error is at most the tolerance.
 
     If none up to ``largest_degree`` is, the best one comes back with ``converged=False``. The
-    method "minimax" is several times slower and sometimes finds a smaller degree.
+    method "minimax" often gets by with a smaller degree, at about twice the time; it ends at 127.
 
     Raises:
         PrecisionError: a tolerance that double precision cannot reach.
@@ -149,7 +149,8 @@ def smallest(
     """
     goal = as_target(function)
     low, high = goal.check(domain)
-    check_degree(largest_degree, largest=127 if method == "minimax" else 1023)
+    check_degree(largest_degree)
+    largest_degree = min(largest_degree, MAX_DEGREE) if method == "minimax" else largest_degree
     size = float(np.abs(goal(np.linspace(low, high, 257))).max())
     limit = 64.0 * float(np.finfo(float).eps) * max(size, 1e-300)
     if not tolerance > limit:

@@ -27,10 +27,13 @@ from pi_compiler.approx.errors import ApproximationError, DegreeError
 from pi_compiler.approx.poly import Domain, Fit, FloatArray, Poly, check_degree
 from pi_compiler.approx.targets import Function, Target, as_target
 
-__all__ = ["Levelled", "exchange", "remez"]
+__all__ = ["MAX_DEGREE", "Levelled", "exchange", "remez"]
 
 Parity: TypeAlias = Literal["odd", "even"]
 Precision: TypeAlias = Literal["auto", "double", "mpmath"]
+MAX_DEGREE = 127
+"""Largest degree of a minimax fit."""
+
 _LEVEL = 1e-7
 _ROUNDING = 4e-15
 _ITERATIONS = 60
@@ -402,7 +405,7 @@ def remez(
             raise ApproximationError(f"an {kind} fit needs a domain symmetric about 0, found [{low:g}, {high:g}]")
         if kind != goal.parity:
             offset = (0.0, 0.0)
-    check_degree(degree, kind if offset == (0.0, 0.0) or parity != "auto" else None, largest=127)
+    check_degree(degree, kind if offset == (0.0, 0.0) or parity != "auto" else None, largest=MAX_DEGREE)
     w = _checked_weight(weight, parts)
     if precision == "mpmath" and _precise(goal, offset) is None:
         raise ApproximationError(f"{goal.name} is not known to mpmath")

@@ -186,7 +186,7 @@ def _asymptote(goal: Target, line: tuple[float, float], domain: Domain, toleranc
     for _ in range(_HALVINGS):
         middle = 0.5 * (good + bad)
         part = (min(end, middle), max(end, middle))
-        if part[0] == part[1]:
+        if part[1] - part[0] <= 1e-9 * (high - low):
             break
         proof = certify(goal, _line(line, part), part)
         good, bad = (middle, bad) if proof.max_error <= tolerance else (good, middle)

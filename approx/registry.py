@@ -218,7 +218,7 @@ _LIST: tuple[Method, ...] = (
     Method(
         "rational",
         lambda t, d, n, w, h: rational.fit_rational(t, d, n, n - n % 2, density=w, held_out=h),
-        _any,
+        _continuous,
         (2, 3, 5),
         "degree of the numerator",
         "mpc",
