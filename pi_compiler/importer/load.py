@@ -97,6 +97,8 @@ def load(source: Source) -> tuple[onnx.ModelProto, str]:
         raise ModelError(
             f"a model cannot be read from {type(source).__name__}", hint="a path, bytes or an onnx.ModelProto"
         )
+    if not all(isinstance(t, str) for t in _texts(model.graph)):
+        raise ModelError(f"{name} is damaged: it holds names that are not text", hint="export or copy it again")
     if model.ByteSize() > _LIMIT:
         raise ModelError(f"{name} holds more than 2 GiB of weights, which is beyond what can run encrypted")
     return model, name
@@ -132,6 +134,18 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from attribute.tensors
             for nested in (attribute.g, *attribute.graphs):
                 yield from _tensors(nested)
+
+
+def _texts(graph: onnx.GraphProto) -> Iterator[object]:
+    """Every name; protobuf hands over those that are not UTF-8 as bytes."""
+    yield graph.name
+    yield from (port.name for port in (*graph.input, *graph.output, *graph.value_info))
+    yield from (tensor.name for tensor in graph.initializer)
+    for port in graph.input:
+        yield from (d.dim_param for d in port.type.tensor_type.shape.dim)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _external(model: onnx.ModelProto) -> dict[str, list[str]]:

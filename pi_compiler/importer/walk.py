@@ -20,6 +20,7 @@ from pi_compiler.ops import READERS, recognize
 from pi_compiler.ops.client import CLIENT_OPS
 from pi_compiler.ops.op import Call, Constant, axis_of
 from pi_compiler.ops.pooling import read_average_pool
+from pi_compiler.ops.shaping import checked
 
 MaxPool: TypeAlias = Literal["refuse", "average"]
 
@@ -227,8 +228,7 @@ class Walk:
         for node, shape in zip(nodes, inferred, strict=False):
             if shape is not None and node.shape != shape:
                 raise ShapeMismatch(f"the result has shape {list(node.shape)}, ONNX infers {list(shape)}")
-            if 0 in node.shape:
-                raise ShapeMismatch(f"the result is empty, {list(node.shape)}")
+            checked(node.shape)
 
     @property
     def faulty(self) -> bool:
@@ -265,7 +265,7 @@ class Walk:
             value = self.values[port.name]
             if isinstance(value, _Deferred):
                 names = " and ".join(op for op, _ in value.ops)
-                self.notes.append(f"{names} at output {port.name!r} is applied by the client after decryption")
+                self.notes.append(f"the client applies {names} at output {port.name!r} after decryption")
                 outputs.append(value.node)
                 client.append(value.ops)
             elif isinstance(value, Node):

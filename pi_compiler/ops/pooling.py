@@ -12,7 +12,7 @@ from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
 from pi_compiler.ir.graph import FloatArray, IntArray, Node, Shape
 from pi_compiler.ops.convolution import Windows, explicit_pads, spatial
 from pi_compiler.ops.op import Arrays, Call, Matrix, Op, Reader, Writer, axes_of, integer, ints
-from pi_compiler.ops.shaping import pad, reshape
+from pi_compiler.ops.shaping import checked, pad, reshape
 
 # AveragePool: kernel, strides, pads, dilations. Padding never counts: what ceil_mode lets a window overhang is
 # padding, and padding that does count is a Pad before.
@@ -62,6 +62,7 @@ def read_average_pool(call: Call) -> Node:
     ceil_mode = call.integer("ceil_mode", 0) if call.text("auto_pad", "NOTSET") in ("NOTSET", "") else 0
     reach = [(k - 1) * e + 1 for k, e in zip(kernel, dilations, strict=True)]
     whole = [pads[i] + n + pads[i + rank] for i, n in enumerate(x.shape[2:])]
+    checked((*x.shape[:2], *whole))
     if any(r > n for r, n in zip(reach, whole, strict=True)):
         raise ShapeMismatch(f"kernel {list(kernel)} does not fit into {list(x.shape[2:])}")
     out: list[int] = []
