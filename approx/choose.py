@@ -20,6 +20,7 @@ from pi_compiler.approx import composite, least_squares, minimax
 from pi_compiler.approx.density import Density
 from pi_compiler.approx.errors import ApproximationError, DensityError
 from pi_compiler.approx.poly import Certificate, Fit, FloatArray, Poly
+from pi_compiler.approx.sign import relu_degrees
 from pi_compiler.approx.targets import Target
 
 __all__ = ["DEGREES", "Assignment", "Option", "menu", "most_accurate", "pareto", "price_of_depth", "within_error"]
@@ -202,7 +203,7 @@ def menu(
         if 2 < degree <= 63:
             fits.append(minimax.remez(goal, interval, degree, density=density, held_out=held_out))
     if goal.name in _GATED and interval[0] < 0.0 < interval[1]:
-        chosen = {composite.relu_degrees(b) for b in bits}
+        chosen = {relu_degrees(b) for b in bits}
         fits += [composite.gated(goal, interval, degrees=d, density=density, held_out=held_out) for d in sorted(chosen)]
     options = []
     for fit in fits:

@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike
 
 from pi_compiler.approx.certificate import certify, extent
 from pi_compiler.approx.density import Density
-from pi_compiler.approx.errors import ApproximationError
 from pi_compiler.approx.poly import Domain, Fit, FloatArray, Poly, Rational, check_degree
 from pi_compiler.approx.targets import Function, Target, as_target
 
@@ -37,6 +36,8 @@ def fit_rational(
 ) -> Fit:
     """A rational function with a denominator that is positive on the domain.
 
+    Where none is found that beats a polynomial, the denominator is 1.
+
     Args:
         function: what to replace.
         domain: closed interval.
@@ -48,7 +49,6 @@ def fit_rational(
     Raises:
         DegreeError: a degree below 0 or above 40.
         DomainError: a malformed interval, or a pole inside.
-        ApproximationError: no fit with a positive denominator was found; try other degrees.
     """
     goal = as_target(function)
     interval = goal.check(domain)
@@ -57,7 +57,7 @@ def fit_rational(
     t = _nodes(goal, interval, 40 * (degree + denominator_degree + 2))
     x = 0.5 * (interval[1] - interval[0]) * t + 0.5 * (interval[1] + interval[0])
     y = goal(x)
-    best: tuple[float, Rational] | None = None
+    best = _polynomial(interval, t, y, degree)
     weight: FloatArray = np.ones(x.size)
     below: FloatArray = np.ones(x.size)
     for _ in range(_ROUNDS):
@@ -68,17 +68,12 @@ def fit_rational(
         candidate = _positive(interval, above, under)
         error = np.abs(_cheb.chebval(t, above) / below - y)
         top = float(error.max())
-        if candidate is not None and (best is None or top < best[0]):
+        if candidate is not None and top < best[0]:
             best = (top, candidate)
         if top == 0.0:
             break
         weight = weight * (error / top + 1e-3)
         weight = weight / weight.mean()
-    if best is None:
-        raise ApproximationError(
-            f"no rational function of degrees {degree} and {denominator_degree} for {goal.name} on "
-            f"[{interval[0]:g}, {interval[1]:g}] with a positive denominator was found; try other degrees"
-        )
     certificate = certify(goal, best[1], interval, density=density, held_out=held_out)
     return Fit(goal.name, best[1], "rational", certificate)
 
@@ -99,6 +94,14 @@ def _linear(
     system = np.concatenate([above, under], axis=1) * weight[:, None]
     solution = np.asarray(np.linalg.lstsq(system, y * weight, rcond=None)[0], dtype=np.float64)
     return solution[: degree + 1], np.concatenate([[1.0], solution[degree + 1 :]])
+
+
+def _polynomial(domain: Domain, t: FloatArray, y: FloatArray, degree: int) -> tuple[float, Rational]:
+    """The least squares polynomial over 1, and its largest error on the nodes: what must be beaten."""
+    coef = np.linalg.lstsq(_cheb.chebvander(t, degree), y, rcond=None)[0]
+    numerator = Poly("chebyshev", tuple(float(c) for c in coef), domain)
+    top = float(np.abs(_cheb.chebval(t, coef) - y).max())
+    return top, Rational(numerator, Poly("chebyshev", (1.0,), domain))
 
 
 def _positive(domain: Domain, above: FloatArray, under: FloatArray) -> Rational | None:

@@ -32,6 +32,7 @@ from pi_compiler.approx import (
 from pi_compiler.approx.density import Density
 from pi_compiler.approx.errors import ApproximationError
 from pi_compiler.approx.poly import Domain, Fit
+from pi_compiler.approx.sign import relu_degrees
 from pi_compiler.approx.targets import Target
 
 __all__ = ["METHODS", "Method", "fit"]
@@ -105,7 +106,7 @@ def _squarings(domain: Domain) -> int:
 
 
 def _composite(goal: Target, domain: Domain, bits: int, density: Density | None, held_out: ArrayLike | None) -> Fit:
-    degrees = composite.relu_degrees(float(bits))
+    degrees = relu_degrees(float(bits))
     return composite.gated(goal, domain, degrees=degrees, density=density, held_out=held_out)
 
 

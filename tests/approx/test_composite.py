@@ -5,18 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from pi_compiler.approx.composite import (
-    gated,
-    gated_fg,
-    relu_degrees,
-    relu_error,
-    sign,
-    sign_degrees,
-    sign_stages,
-)
+from pi_compiler.approx.composite import gated, gated_fg, sign
 from pi_compiler.approx.errors import ApproximationError, DegreeError, DomainError, PrecisionError
 from pi_compiler.approx.plan import plan_counts
 from pi_compiler.approx.poly import Composite
+from pi_compiler.approx.sign import relu_degrees, relu_error, sign_degrees, sign_stages
 from pi_compiler.approx.targets import target
 
 
