@@ -8,38 +8,50 @@ from typing import Literal
 
 from pi_compiler.errors import ParameterError
 
-Target = Literal["ckks"]
-
 
 @dataclass(frozen=True, slots=True)
 class Activation:
     """How a nonlinearity is replaced.
 
     Attributes:
-        method: ``"auto"`` (exact where it is a polynomial, else Chebyshev of the least degree that
-            reaches ``Options.activation_error``), ``"quadratic"`` (least squares weighted by the
-            calibration density) or ``"chebyshev"``.
-        degree: for ``"chebyshev"``: the degree; None chooses it by the wanted error.
+        method: ``"auto"`` (exact where it is a polynomial; else what reaches
+            ``Options.activation_error`` at the least depth: a composite for ReLU and its kin, a
+            Chebyshev interpolant for the rest), ``"quadratic"`` (least squares weighted by the
+            calibration density), ``"composite"``, or a method of ``approx.registry``.
+        degree: its degree, or what the method means by it; None chooses by the wanted error.
     """
 
-    method: Literal["auto", "quadratic", "chebyshev"] = "auto"
+    method: str = "auto"
     degree: int | None = None
 
     @staticmethod
     def parse(text: str) -> Activation:
-        """``auto``, ``quadratic``, ``chebyshev`` or ``chebyshev:D``.
+        """``auto``, ``quadratic``, ``relu-composite[:BITS]``, ``chebyshev[:D]`` or any ``METHOD:D``.
 
         Raises:
             ParameterError: anything else.
         """
-        name, _, degree = text.partition(":")
-        if name in ("auto", "quadratic") and not degree:
-            return Activation("auto" if name == "auto" else "quadratic")
-        if name == "chebyshev" and (not degree or (degree.isdigit() and 1 <= int(degree) <= 1023)):
-            return Activation("chebyshev", int(degree) if degree else None)
+        from pi_compiler.approx.registry import METHODS
+
+        name, colon, degree = text.partition(":")
+        name = _ALIASES.get(name, name.replace("-", "_"))
+        known = {m for m, method in METHODS.items() if method.protocol == "ckks"}
+        number = int(degree) if degree.isdigit() and 0 < int(degree) <= 1023 else None
+        if name in ("auto", "quadratic") and not colon:
+            return Activation(name)
+        if name in _BY_ERROR and not colon:
+            return Activation(name)
+        if name in known and number is not None:
+            return Activation(name, number)
         raise ParameterError(
-            f"activation {text!r} is not known", "known: auto, quadratic, chebyshev, chebyshev:D with 1 <= D <= 1023"
+            f"activation {text!r} is not known",
+            f"known: auto, quadratic, relu-composite[:BITS], chebyshev[:D], and METHOD:D with METHOD one of "
+            f"{', '.join(sorted(known))}",
         )
+
+
+_ALIASES = {"relu-composite": "composite"}
+_BY_ERROR = ("chebyshev", "composite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,9 @@ class Options:
         activations: replacement by ONNX node name.
         activation_error: largest absolute error of an automatic replacement.
         margin: half width of an approximation interval relative to the calibrated range's.
+        max_latency: choose fits by dynamic programming so that predicted seconds stay below this.
+        max_accuracy_drop: choose the cheapest fits that lose at most this fraction of the original's
+            answers on calibration data.
         precision_bits: bits of the outputs, relative to the largest calibrated one, that
             noise must leave intact.
         maxpool: what to do with MaxPool.
@@ -65,6 +80,8 @@ class Options:
     activations: Mapping[str, Activation] = field(default_factory=dict)
     activation_error: float = 2.0**-7
     margin: float = 1.2
+    max_latency: float | None = None
+    max_accuracy_drop: float | None = None
     precision_bits: float = 10.0
     maxpool: Literal["refuse", "average"] = "refuse"
     log_n: int | None = None
@@ -87,5 +104,9 @@ class Options:
             faults.append(f"log_scale={self.log_scale} must be in [15, 55]")
         if not 1 <= self.max_input_ciphertexts <= 1024:
             faults.append(f"max_input_ciphertexts={self.max_input_ciphertexts} must be in [1, 1024]")
+        if self.max_latency is not None and not self.max_latency > 0:
+            faults.append(f"max_latency={self.max_latency} must be positive")
+        if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop < 1:
+            faults.append(f"max_accuracy_drop={self.max_accuracy_drop} must be in [0, 1)")
         if faults:
             raise ParameterError("options are out of range", *faults)

@@ -1,73 +1,169 @@
-"""Approximate: every nonlinearity becomes a polynomial with a certificate."""
+"""Approximate: every nonlinearity becomes a polynomial, or a formula of polynomials, with a certificate.
+
+The network is replaced front to back in one forward pass over the calibration samples: a layer's
+fit sees the values that the already replaced layers before it yield, which is what it will see
+when it runs encrypted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pi_compiler.approx import chebyshev, least_squares
+from pi_compiler.approx import chebyshev, composite, least_squares, registry
 from pi_compiler.approx.certificate import certify
 from pi_compiler.approx.density import Density
 from pi_compiler.approx.errors import ApproximationError
 from pi_compiler.approx.poly import Fit, Poly
 from pi_compiler.approx.targets import Target, custom, target
-from pi_compiler.errors import CalibrationError, InternalError, ParameterError
+from pi_compiler.errors import CalibrationError, ParameterError
 from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops import OPS
 from pi_compiler.options import Activation, Options
+from pi_compiler.passes.calibrate import TOO_LARGE, observe, samples_of
 from pi_compiler.passes.compilation import Compilation, Range, Ranges, Replacement
+from pi_compiler.passes.expand import expand
 
 _LARGEST_AUTOMATIC_DEGREE = 127
 _UNIFORM_SHARE = 1e-3  # keeps a quadratic tame where calibration data are thin
-_EXACT = Activation("auto")
+_HOMOGENEOUS = ("relu", "leaky_relu", "abs")  # f(b x) = b f(x) for b > 0, so a range per channel folds into weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Choice:
+    """What replaces one layer: a fit, and the nodes that compute it from the layer's operand."""
+
+    fit: Fit
+    nodes: Callable[[Node], Node]
 
 
 def approximate(c: Compilation) -> Compilation:
-    """Graph and ranges -> graph with ``Poly`` activations, fits, ranges of the new graph's nodes.
+    """Graph and samples -> graph of polynomials, fits, ranges of the new graph's values.
 
     Raises:
         ParameterError: ``options.activations`` names layers that do not exist.
-        CalibrationError: a range is too wide for the requested error, or outside a function's domain.
+        CalibrationError: a range is too wide for the requested error or outside a function's
+            domain, or the replaced network yields values that are not finite.
     """
-    ranges = Compilation.require(c.ranges, "approximate", "calibrate")
     nodes = [n for n in c.graph.nodes() if n.op != "Input" and OPS[n.op].kind == "nonlinear"]
     _check_names(nodes, c.options)
-    change: dict[Node, Node] = {}
-    fits: list[Replacement] = []
-    faults: list[str] = []
-    for node in nodes:
-        choice = c.options.activations.get(node.origin, c.options.activation)
-        try:
-            fit, coef, domain = replacement(node, ranges.of(node.inputs[0]), choice, c.options)
-        except ApproximationError as e:
-            faults.append(f"layer {node.origin!r} ({node.op}): {e}")
-            continue
-        if not fit.converged:
-            faults.append(f"layer {node.origin!r} ({node.op}): {fit.message}")
-            continue
-        fits.append(Replacement(node.origin, node.op, node.size, fit))
-        basis = fit.approx.basis if isinstance(fit.approx, Poly) else "chebyshev"
-        change[node] = Node(
-            "Poly", node.inputs, node.shape, {"basis": basis, "coef": coef, "domain": domain}, node.origin
-        )
-    if faults:
+    walk = _Walk(c)
+    for node in c.graph.nodes():
+        walk.visit(node)
+    if walk.faults:
         raise CalibrationError(
-            f"{len(faults)} of {len(nodes)} nonlinearities cannot be approximated as asked",
-            *faults,
+            f"{len(walk.faults)} of {len(nodes)} nonlinearities cannot be approximated as asked",
+            *walk.faults,
             hint="--activation quadratic, a larger --activation-error, or training that keeps ranges small",
         )
-    replaced = c.graph.rewrite(change)
-    return replace(c, replaced=replaced, fits=tuple(fits), ranges=_carry(ranges, c.graph, replaced))
+    replaced = replace(
+        c.graph,
+        inputs=tuple(walk.new[id(n)] for n in c.graph.inputs),
+        outputs=tuple(walk.new[id(n)] for n in c.graph.outputs),
+    )
+    seen = Compilation.require(c.ranges, "approximate", "calibrate")
+    ranges = Ranges({**seen.by_node, **walk.ranges})
+    return replace(c, replaced=replaced, fits=tuple(walk.fits), ranges=ranges)
 
 
-def _carry(ranges: Ranges, old: Graph, new: Graph) -> Ranges:
-    carried = ranges.carried(old, new)
-    return Ranges({**ranges.by_node, **carried.by_node})
+class _Walk:
+    """The forward pass: values of the replaced network, its nodes, ranges and fits."""
+
+    def __init__(self, c: Compilation) -> None:
+        self.options = c.options
+        self.chosen = c.chosen or {}
+        self.samples, self.kept = samples_of(c.calibration)
+        self.new: dict[int, Node] = {}
+        self.values: dict[int, FloatArray] = {}
+        self.ranges: dict[int, Range] = {}
+        self.fits: list[Replacement] = []
+        self.faults: list[str] = []
+        self.uses = _uses(c.graph)
+
+    def visit(self, node: Node) -> None:
+        """Replace one node of the old graph and compute its value."""
+        if node.op == "Input":
+            self.keep(node, self.samples[node.origin])
+            self.new[id(node)] = node
+            return
+        operands = tuple(self.new[id(i)] for i in node.inputs)
+        top = replace(node, inputs=operands)
+        if OPS[node.op].kind == "nonlinear":
+            top = self.replaced(node, operands[0])
+        self.compute(top)
+        self.new[id(node)] = top
+        for operand in node.inputs:
+            self.uses[id(operand)] -= 1
+            if not self.uses[id(operand)]:
+                self.values.pop(id(self.new[id(operand)]), None)
+
+    def replaced(self, node: Node, operand: Node) -> Node:
+        """The nodes that replace a nonlinearity; the nonlinearity itself if none can."""
+        seen = observe(operand, self.values[id(operand)], self.kept, full=True)
+        self.ranges[id(operand)] = seen
+        try:
+            choice = self.choice(node, seen)
+            if not choice.fit.converged:
+                raise ApproximationError(choice.fit.message)
+            self.fits.append(Replacement(node.origin, node.op, node.size, choice.fit))
+            return choice.nodes(operand)
+        except ApproximationError as e:
+            self.faults.append(f"layer {node.origin!r} ({node.op}): {e}")
+            return replace(node, inputs=(operand,))
+
+    def choice(self, node: Node, seen: Range) -> _Choice:
+        given = self.chosen.get(node.origin)
+        if given is not None:
+            return _Choice(given, lambda x: expand(given.approx, x, node))
+        wanted = self.options.activations.get(node.origin, self.options.activation)
+        return choose(node, seen, wanted, self.options)
+
+    def compute(self, top: Node) -> None:
+        """Values and ranges of a node and of the new ones between it and those known before."""
+        inner = self.between(top)
+        for node in inner:
+            with np.errstate(all="ignore"):
+                value = OPS[node.op].apply(node, [self.values[id(i)] for i in node.inputs])
+            if not np.isfinite(value).all() or np.abs(value).max(initial=0.0) > TOO_LARGE:
+                raise CalibrationError(
+                    f"the polynomial network leaves all bounds at layer {node.origin!r} ({node.op})",
+                    "values grow from layer to layer because inputs leave the intervals of the fits",
+                    hint="a higher degree, relu-composite, or retraining that keeps ranges small",
+                )
+            self.keep(node, value)
+        for node in inner:
+            if node is not top:
+                del self.values[id(node)]
+
+    def between(self, top: Node) -> list[Node]:
+        """Nodes that were never computed, operands first."""
+        if id(top) in self.ranges and id(top) in self.values:
+            return []
+        found: list[Node] = []
+        for operand in top.inputs:
+            if id(operand) not in self.ranges:
+                found += [n for n in self.between(operand) if n not in found]
+        return [*found, top]
+
+    def keep(self, node: Node, value: FloatArray) -> None:
+        self.values[id(node)] = value
+        if id(node) not in self.ranges:
+            self.ranges[id(node)] = observe(node, value, self.kept)
 
 
-def _check_names(nodes: list[Node], options: Options) -> None:
+def _uses(graph: Graph) -> dict[int, int]:
+    uses = {id(n): 0 for n in graph.nodes()}
+    for node in graph.nodes():
+        for operand in node.inputs:
+            uses[id(operand)] += 1
+    for node in graph.outputs:
+        uses[id(node)] += 1
+    return uses
+
+
+def _check_names(nodes: Sequence[Node], options: Options) -> None:
     known = {n.origin for n in nodes}
     unknown = sorted(set(options.activations) - known)
     if unknown:
@@ -77,89 +173,167 @@ def _check_names(nodes: list[Node], options: Options) -> None:
         )
 
 
-def replacement(node: Node, seen: Range, choice: Activation, options: Options) -> tuple[Fit, FloatArray, FloatArray]:
-    """A fit for one activation, and the ``Poly`` node's coefficients and domain."""
-    op = OPS[node.op]
+def choose(node: Node, seen: Range, wanted: Activation, options: Options) -> _Choice:
+    """A fit for one activation as the user wants it, and the nodes that compute it."""
     domain = seen.widened(options.margin)
     density = Density.of_histogram(seen.edges, seen.mass)
-    if node.op == "Poly" and np.asarray(node.attrs["coef"]).ndim == 2:
-        return _given_by_channel(node, domain, seen)
-    exact = op.polynomial(node)
+    exact = _exact(node, domain, seen)
     if exact is not None:
-        poly = Poly("power", tuple(float(v) for v in exact), domain)
-        goal = custom(node.op, poly.__call__)
-        fit = Fit(node.op, poly, "exact", certify(goal, poly, domain, held_out=seen.held_out))
-        return fit, np.asarray(poly.coef), np.asarray(domain)
-    per_channel = _channel_targets(node)
-    if per_channel is not None:
-        return _by_channel(node, per_channel, seen, choice, options)
-    fit = _fit(target(op.target, **op.parameters(node)), domain, density, choice, options, seen.held_out)
-    if not isinstance(fit.approx, Poly):
-        raise InternalError(f"fit of {node.origin!r} is not a single polynomial")
-    return fit, np.asarray(fit.approx.coef), np.asarray(fit.approx.domain)
+        return exact
+    if wanted.method == "quadratic":
+        return _quadratic(node, seen, domain, density)
+    goal = goal_of(node)
+    domain = _within(goal, domain, density)
+    bounds = _channel_bounds(node, seen, options.margin)
+    if bounds is not None and goal.name in _HOMOGENEOUS:
+        return _homogeneous(node, goal, bounds, seen, wanted, options)
+    fit = _fit(goal, domain, density, wanted, options.activation_error, seen.held_out)
+    return _Choice(fit, lambda x: expand(fit.approx, x, node))
 
 
-def _given_by_channel(node: Node, domain: tuple[float, float], seen: Range) -> tuple[Fit, FloatArray, FloatArray]:
-    """A quadratic per channel that the model itself spells out: exact, nothing is fitted."""
-    coef = np.asarray(node.attrs["coef"], dtype=np.float64)
-    steepest = int(np.abs(coef[-1]).argmax())
-    poly = Poly("power", tuple(coef[:, steepest].tolist()), domain)
+def _homogeneous(
+    node: Node, goal: Target, bounds: FloatArray, seen: Range, wanted: Activation, options: Options
+) -> _Choice:
+    """One fit on [-1, 1] that serves every channel, each with its own range folded into the weights."""
+    widest = float(bounds.max())
+    unit = None if seen.held_out is None else seen.held_out / bounds
+    density = Density.of_histogram(seen.edges / widest, seen.mass) if unit is None else Density.of_samples(unit)
+    fit = _fit(goal, (-1.0, 1.0), density, wanted, options.activation_error / widest, unit)
+    c = fit.certificate
+    certificate = replace(
+        c,
+        domain=(-widest, widest),
+        max_error=c.max_error * widest,
+        at=c.at * widest,
+        weighted_error=c.weighted_error * widest,
+        growth=c.growth * widest,
+    )
+    note = f"a range per channel, from {bounds.min():.3g} to {widest:.3g}; errors are those of the widest"
+    told = replace(fit, certificate=certificate, notes=(*fit.notes, note))
+    return _Choice(told, lambda x: _by_channel(fit, x, node, bounds))
+
+
+def goal_of(node: Node) -> Target:
+    """The function of an activation.
+
+    Raises:
+        ApproximationError: it differs from channel to channel.
+    """
+    if _channel_slopes(node) is not None:
+        raise ApproximationError("a slope per channel needs --activation quadratic for this layer")
+    op = OPS[node.op]
+    return target(op.target, **op.parameters(node))
+
+
+def _exact(node: Node, domain: tuple[float, float], seen: Range) -> _Choice | None:
+    """An activation that is a polynomial already."""
+    given = np.asarray(node.attrs["coef"], dtype=np.float64) if node.op == "Poly" else None
+    if given is not None and given.ndim == 2:
+        steepest = int(np.abs(given[-1]).argmax())
+        coef = given[:, steepest]
+        notes: tuple[str, ...] = (f"channel {steepest} of {given.shape[1]}, each with its own coefficients",)
+    else:
+        own = OPS[node.op].polynomial(node)
+        if own is None:
+            return None
+        coef, notes = np.asarray(own, dtype=np.float64), ()
+    poly = Poly("power", tuple(coef.tolist()), domain)
     certificate = certify(custom(node.op, poly.__call__), poly, domain, held_out=seen.held_out)
-    note = f"{coef.shape[1]} channels with coefficients of their own; shown is channel {steepest}"
-    return Fit(node.op, poly, "exact", certificate, notes=(note,)), coef, np.asarray(domain)
+    attrs = {"basis": "power", "coef": coef if given is None else given, "domain": np.asarray(domain)}
+    fit = Fit(node.op, poly, "exact", certificate, notes=notes)
+    return _Choice(fit, lambda x: Node("Poly", (x,), node.shape, attrs, node.origin))
+
+
+def _quadratic(node: Node, seen: Range, domain: tuple[float, float], density: Density) -> _Choice:
+    """Least squares of degree two per channel, weighted by each channel's own density where it is known."""
+    slopes = _channel_slopes(node)
+    goals = [goal_of(node)] if slopes is None else [target("prelu", slope=float(s)) for s in slopes]
+    domain = _within(goals[0], domain, density)
+    whole = [
+        least_squares.weighted(g, 2, density, domain=domain, floor=_UNIFORM_SHARE, held_out=seen.held_out)
+        for g in goals
+    ]
+    worst = max(whole, key=lambda f: f.certificate.weighted_error)
+    if len(whole) == 1:
+        fit = whole[0]
+        return _Choice(fit, lambda x: expand(fit.approx, x, node))
+    coef = np.stack([np.asarray(f.approx.coef) for f in whole if isinstance(f.approx, Poly)], axis=1)
+    attrs = {"basis": "chebyshev", "coef": coef, "domain": np.tile(np.asarray(domain)[:, None], (1, len(whole)))}
+    fit = replace(worst, notes=(*worst.notes, f"worst of {len(whole)} channels"))
+    return _Choice(fit, lambda x: Node("Poly", (x,), node.shape, attrs, node.origin))
 
 
 def _fit(
     goal: Target,
     domain: tuple[float, float],
     density: Density,
-    choice: Activation,
-    options: Options,
+    wanted: Activation,
+    tolerance: float,
     held_out: FloatArray | None,
 ) -> Fit:
-    low, high = goal.defined_on
-    domain = max(domain[0], _inside(low, density.span[0])), min(domain[1], _inside(high, density.span[1]))
-    if choice.method == "quadratic":
-        return least_squares.weighted(goal, 2, density, domain=domain, floor=_UNIFORM_SHARE, held_out=held_out)
-    if choice.degree is not None:
-        return chebyshev.interpolate(goal, domain, choice.degree, density=density, held_out=held_out)
+    """A fit by a named method."""
+    gated = goal.name in (*_HOMOGENEOUS, "prelu", "max")
+    if wanted.method == "composite":
+        if not gated:
+            return _smallest(goal, domain, density, tolerance, held_out)
+        if wanted.degree is not None:
+            return registry.fit("composite", goal, domain, wanted.degree, density=density, held_out=held_out)
+        return composite.gated(goal, domain, tolerance=tolerance, density=density, held_out=held_out)
+    if wanted.method in ("auto", "chebyshev") and wanted.degree is None:
+        if wanted.method == "auto" and gated and domain[0] < 0.0 < domain[1]:
+            return composite.gated(goal, domain, tolerance=tolerance, density=density, held_out=held_out)
+        return _smallest(goal, domain, density, tolerance, held_out)
+    method = registry.METHODS[wanted.method]
+    degree = wanted.degree if wanted.degree is not None else method.degrees[-1]
+    return registry.fit(wanted.method, goal, domain, degree, density=density, held_out=held_out)
+
+
+def _smallest(
+    goal: Target, domain: tuple[float, float], density: Density, tolerance: float, held_out: FloatArray | None
+) -> Fit:
     return chebyshev.smallest(
-        goal,
-        domain,
-        options.activation_error,
-        largest_degree=_LARGEST_AUTOMATIC_DEGREE,
-        density=density,
-        held_out=held_out,
+        goal, domain, tolerance, largest_degree=_LARGEST_AUTOMATIC_DEGREE, density=density, held_out=held_out
     )
 
 
-def _inside(bound: float, seen: float) -> float:
-    """Where a domain of definition ends: half way from the calibrated end, never on a pole."""
-    return bound if np.isinf(bound) else (bound + seen) / 2
+def _within(goal: Target, domain: tuple[float, float], density: Density) -> tuple[float, float]:
+    """The domain cut to where the function is defined: half way from the data, never on a pole."""
+    low, high = goal.defined_on
+    first, last = density.span
+    return (
+        domain[0] if np.isinf(low) else max(domain[0], (low + first) / 2),
+        domain[1] if np.isinf(high) else min(domain[1], (high + last) / 2),
+    )
 
 
-def _channel_targets(node: Node) -> Callable[[int], Target] | None:
-    """Per-channel targets of an activation with a parameter per channel (PRelu), else None."""
+def _channel_slopes(node: Node) -> FloatArray | None:
+    """PRelu's slopes if they differ between channels, else None."""
     slope = node.attrs.get("slope")
     if node.op != "PRelu" or not isinstance(slope, np.ndarray) or np.unique(slope).size == 1:
         return None
-    slopes = np.broadcast_to(slope, node.shape[1:])
-    first = slopes.reshape(slopes.shape[0], -1)
-    if (first != first[:, :1]).any():
+    full = np.broadcast_to(slope, node.shape)
+    channels = np.moveaxis(full, 1, 0).reshape(node.shape[1], -1)
+    if (channels != channels[:, :1]).any():
         raise ApproximationError("slopes that differ within a channel are not supported")
-    return lambda channel: target("prelu", slope=float(first[channel, 0]))
+    return np.asarray(channels[:, 0], dtype=np.float64)
 
 
-def _by_channel(
-    node: Node, targets: Callable[[int], Target], seen: Range, choice: Activation, options: Options
-) -> tuple[Fit, FloatArray, FloatArray]:
-    """One quadratic per channel; higher degrees would need one evaluation per channel."""
-    if choice.method != "quadratic":
-        raise ApproximationError("a slope per channel needs --activation quadratic for this layer")
-    domain = seen.widened(options.margin)
-    density = Density.of_histogram(seen.edges, seen.mass)
-    fits = [_fit(targets(k), domain, density, choice, options, seen.held_out) for k in range(node.shape[1])]
-    worst = max(fits, key=lambda f: f.certificate.max_error)
-    coef = np.stack([np.asarray(f.approx.coef) for f in fits if isinstance(f.approx, Poly)], axis=1)
-    domains = np.tile(np.asarray(domain)[:, None], (1, len(fits)))
-    return replace(worst, notes=(f"worst of {len(fits)} channels",)), coef, domains
+def _channel_bounds(node: Node, seen: Range, margin: float) -> FloatArray | None:
+    """Largest magnitude per channel, widened; None where there are no channels to tell apart."""
+    if len(node.shape) < 3 or seen.channel_low.size < 2:
+        return None
+    reach = np.maximum(np.abs(seen.channel_low), np.abs(seen.channel_high)) * margin
+    # A channel that calibration hardly moved keeps room for values it did not show.
+    return np.asarray(np.maximum(reach, 0.1 * reach.max())) if reach.max() > 0 else None
+
+
+def _by_channel(fit: Fit, x: Node, node: Node, bounds: FloatArray) -> Node:
+    """Bounds * fit(x / bounds): both scalings fold into the weights around it."""
+    shape = (-1, *(1,) * (len(node.shape) - 2))
+    narrow = Node("Affine", (x,), x.shape, _scale(1.0 / bounds.reshape(shape)), node.inputs[0].origin)
+    inner = expand(fit.approx, narrow, node)
+    return Node("Affine", (inner,), node.shape, _scale(bounds.reshape(shape)), node.origin)
+
+
+def _scale(factor: FloatArray) -> Mapping[str, FloatArray]:
+    return {"scale": factor, "shift": np.zeros(())}

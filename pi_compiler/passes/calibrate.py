@@ -15,13 +15,14 @@ from pi_compiler.errors import CalibrationError
 from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops import OPS
 from pi_compiler.ops.evaluate import evaluate
-from pi_compiler.passes.compilation import Compilation, Range, Ranges, summarize
+from pi_compiler.passes.compilation import Compilation, Range, Ranges, by_channel, summarize
 
 MAX_SAMPLES = 1024
 """More samples than this are thinned evenly: ranges hardly change, time does."""
 
 _MAX_HELD_OUT = 200_000
-_TOO_LARGE = 1e30
+TOO_LARGE = 1e30
+"""Values beyond this count as not finite."""
 
 
 def check_samples(graph: Graph, calibration: Mapping[str, FloatArray]) -> None:
@@ -49,26 +50,19 @@ def check_samples(graph: Graph, calibration: Mapping[str, FloatArray]) -> None:
 def calibrate(c: Compilation) -> Compilation:
     """Graph and samples -> ranges of every value."""
     check_samples(c.graph, c.calibration)
-    samples = {name: thin(x) for name, x in c.calibration.items()}
-    count = min(len(x) for x in samples.values())
-    kept = count - count // 5 if count >= 10 else count
+    samples, kept = samples_of(c.calibration)
+    activations = {id(n.inputs[0]) for n in c.graph.nodes() if n.op != "Input" and OPS[n.op].kind == "nonlinear"}
     ranges: dict[int, Range] = {}
     faults: list[str] = []
 
-    def observe(node: Node, values: FloatArray) -> None:
-        if not np.isfinite(values).all() or np.abs(values).max(initial=0.0) > _TOO_LARGE:
+    def look(node: Node, values: FloatArray) -> None:
+        if not np.isfinite(values).all() or np.abs(values).max(initial=0.0) > TOO_LARGE:
             faults.append(f"layer {node.origin!r} ({node.op}) yields values that are not finite")
             return
-        held_out = None
-        if node is not None and id(node) in activations and kept < count:
-            flat = values[kept:].ravel()
-            held_out = flat[:: -(-flat.size // _MAX_HELD_OUT)].copy()
-        axis = 2 if len(node.shape) >= 2 else None
-        ranges[id(node)] = summarize(values[:kept], axis, held_out)
+        ranges[id(node)] = observe(node, values, kept, full=id(node) in activations)
 
-    activations = {id(n.inputs[0]) for n in c.graph.nodes() if n.op != "Input" and OPS[n.op].kind == "nonlinear"}
     with np.errstate(all="ignore"):
-        evaluate(c.graph, samples, keep=observe)
+        evaluate(c.graph, samples, keep=look)
     if faults:
         raise CalibrationError(
             "calibration data drive the network to values that are not finite",
@@ -76,6 +70,30 @@ def calibrate(c: Compilation) -> Compilation:
             hint="check the scaling of the data against what the model was trained on",
         )
     return replace(c, ranges=Ranges(ranges))
+
+
+def samples_of(calibration: Mapping[str, FloatArray]) -> tuple[dict[str, FloatArray], int]:
+    """The samples that are used, and how many of them, from the front, are not held out."""
+    samples = {name: thin(x) for name, x in calibration.items()}
+    count = min(len(x) for x in samples.values())
+    return samples, count - count // 5 if count >= 10 else count
+
+
+def observe(node: Node, values: FloatArray, kept: int, full: bool = False) -> Range:
+    """The range of a node's values (B, *shape) over the first ``kept`` samples.
+
+    Args:
+        node: whose values.
+        values: for all samples.
+        kept: samples that count; the others are held out.
+        full: also quantiles, density and the held-out values, which activations need.
+    """
+    held_out = None
+    axis = 2 if len(node.shape) >= 2 else None
+    if full and kept < len(values):
+        rest = by_channel(values[kept:], axis)
+        held_out = rest[:: -(-rest.size // _MAX_HELD_OUT)].copy()
+    return summarize(values[:kept], axis, held_out, full)
 
 
 def thin(x: FloatArray) -> FloatArray:

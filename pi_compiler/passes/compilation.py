@@ -21,6 +21,9 @@ from pi_compiler.options import Options
 
 T = TypeVar("T")
 
+_BINS = 512
+_PROBABILITIES = (0.0001, 0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 0.9999)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Range:
@@ -33,13 +36,13 @@ class Range:
         channel_high: per channel.
         mean: over all elements.
         std: over all elements.
-        quantiles: probability -> value, over all elements.
+        quantiles: probability -> value, over all elements; activation inputs only.
         channel_mean: per channel.
         channel_std: per channel.
-        edges: histogram bin edges.
-        mass: histogram mass per bin, sums to 1.
+        edges: histogram bin edges; activation inputs only.
+        mass: histogram mass per bin, sums to 1; activation inputs only.
         samples: number of scalar values seen.
-        held_out: values that the rest has not seen, of activation inputs only.
+        held_out: (values, channels) that the rest has not seen; activation inputs only.
     """
 
     low: float
@@ -90,11 +93,6 @@ class Ranges:
             raise InternalError(f"no calibrated range for {node!r}")
         return found
 
-    def carried(self, old: Graph, new: Graph) -> Ranges:
-        """The same ranges for a rewritten graph with corresponding nodes in the same order."""
-        pairs = zip(old.nodes(), new.nodes(), strict=True)
-        return Ranges({id(b): self.by_node[id(a)] for a, b in pairs if id(a) in self.by_node})
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -138,6 +136,7 @@ class Compilation:
         costs: price of each instruction on this machine.
         limits: what the backend allows.
         calibration: per input name (B, *shape).
+        chosen: fit by layer where a budget decided, set by choose.
         ranges: set by calibrate; extended to the replaced graph by approximate.
         replaced: the graph with polynomial activations, set by approximate.
         fits: one per nonlinearity, set by approximate.
@@ -158,6 +157,7 @@ class Compilation:
     costs: CostTable
     limits: Limits
     calibration: Mapping[str, FloatArray]
+    chosen: Mapping[str, Fit] | None = None
     ranges: Ranges | None = None
     replaced: Graph | None = None
     fits: tuple[Replacement, ...] | None = None
@@ -184,32 +184,39 @@ class Compilation:
         return value
 
 
-def summarize(
-    samples: FloatArray, channel_axis: int | None, held_out: FloatArray | None = None, bins: int = 512
-) -> Range:
-    """A ``Range`` of an array of samples (B, *shape)."""
-    flat = samples.ravel()
-    low, high = float(flat.min()), float(flat.max())
-    span = high - low or 1e-6 * max(1.0, abs(high))
-    counts, edges = np.histogram(flat, bins=bins, range=(low, low + span))
-    grid = (0.0001, 0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 0.9999)
-    quantiles = dict(zip(grid, np.quantile(flat, grid).tolist(), strict=True))
+def by_channel(samples: FloatArray, channel_axis: int | None) -> FloatArray:
+    """Samples (B, *shape) as (values, channels); one channel if there is no such axis."""
     if channel_axis is None:
-        view = samples.reshape(-1, 1)
-    else:
-        view = np.moveaxis(samples, channel_axis, -1).reshape(-1, samples.shape[channel_axis])
+        return samples.reshape(-1, 1)
+    return np.moveaxis(samples, channel_axis, -1).reshape(-1, samples.shape[channel_axis])
+
+
+def summarize(
+    samples: FloatArray, channel_axis: int | None, held_out: FloatArray | None = None, full: bool = True
+) -> Range:
+    """A ``Range`` of an array of samples (B, *shape); without ``full``, bounds and moments only."""
+    view = by_channel(samples, channel_axis)
+    low, high = view.min(0), view.max(0)
+    quantiles: dict[float, float] = {}
+    edges, mass = np.zeros(0), np.zeros(0)
+    if full:
+        flat = samples.ravel()
+        span = float(high.max() - low.min()) or 1e-6 * max(1.0, abs(float(high.max())))
+        counts, edges = np.histogram(flat, bins=_BINS, range=(float(low.min()), float(low.min()) + span))
+        mass = counts / counts.sum()
+        quantiles = dict(zip(_PROBABILITIES, np.quantile(flat, _PROBABILITIES).tolist(), strict=True))
     return Range(
+        float(low.min()),
+        float(high.max()),
         low,
         high,
-        view.min(0),
-        view.max(0),
-        float(flat.mean()),
-        float(flat.std()),
+        float(samples.mean()),
+        float(samples.std()),
         quantiles,
         view.mean(0),
         view.std(0),
         edges,
-        counts / counts.sum(),
-        flat.size,
+        mass,
+        samples.size,
         held_out,
     )

@@ -125,21 +125,21 @@ class _Folder:
         return self.activation(node, inputs[0])
 
     def product(self, node: Node, inputs: list[_Expr]) -> _Expr:
-        numbers: list[int] = []
-        gain = 1.0
-        for operand, expr in zip(node.inputs, inputs, strict=True):
-            if operand.shape != node.shape:
-                expr = self.broadcast(expr, operand.shape, node.shape)
-            own = power_gain(self.ranges.of(operand).magnitude)
-            # The second operand always gets a map of its own, so that both can take one layout.
-            numbers.append(self.materialize(expr.scaled(1.0 / own), node.shape, operand.origin, always=bool(numbers)))
-            gain *= own
-        return self.atom(self.push(Product(numbers[0], numbers[1], node.shape, node.origin))).scaled(gain)
+        (left, left_gain), (right, right_gain) = (self.value(operand) for operand in node.inputs)
+        if self.root(left) != self.root(right) and not isinstance(self.stages[right], Affine):
+            # Only a map of its own can take the other operand's layout.
+            expr = self.exprs[id(node.inputs[1])].scaled(1.0 / right_gain)
+            right = self.materialize(expr, node.shape, node.inputs[1].origin, always=True)
+        number = self.push(Product(left, right, node.shape, node.origin))
+        return self.atom(number).scaled(left_gain * right_gain)
 
-    @staticmethod
-    def broadcast(expr: _Expr, shape: Shape, to: Shape) -> _Expr:
-        index = np.broadcast_to(np.arange(int(np.prod(shape))).reshape(shape), to).ravel()
-        return _Expr({n: sparse.csr_array(m[index]) for n, m in expr.terms.items()}, expr.bias[index])
+    def root(self, number: int) -> int:
+        """The map or input whose layout a stage's value has."""
+        stage = self.stages[number]
+        while isinstance(stage, Square | Polynomial | Product):
+            number = stage.left if isinstance(stage, Product) else stage.source
+            stage = self.stages[number]
+        return number
 
     def activation(self, node: Node, x: _Expr) -> _Expr:
         poly = ActivationPolynomial.of(node)
@@ -151,8 +151,11 @@ class _Folder:
         low, high = poly.domain
         center, half = poly.spread((low + high) / 2), poly.spread((high - low) / 2)
         number = self.materialize(x.scaled(1.0 / half, -center / half), node.shape, node.inputs[0].origin)
+        if not center.any() and bool((half == half[0]).all()):
+            self.values.setdefault(id(node.inputs[0]), (number, float(half[0])))
         shared = poly.shared()
-        gain = float(np.abs(shared(np.linspace(-1.0, 1.0, 4001))).max()) or 1.0
+        # Stages of a composite reach 1 exactly: rounding must not double their gain, and with it their scale.
+        gain = power_gain((1 - 1e-9) * float(np.abs(shared(np.linspace(-1.0, 1.0, 4001))).max())) or 1.0
         unit = Poly("chebyshev", tuple(c / gain for c in shared.coef), (-1.0, 1.0))
         return self.atom(self.push(Polynomial(number, unit, node.shape, node.origin))).scaled(gain)
 

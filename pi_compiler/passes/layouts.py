@@ -45,10 +45,11 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A layout and the grid that it came from."""
+    """A layout, the grid that it came from, and whether its junk, if any, stays within [-1, 1]."""
 
     layout: Layout
     grid: Grid
+    tame: bool = True
 
 
 def channels_first(shape: Shape) -> tuple[int, int, int]:
@@ -183,7 +184,9 @@ def tap_layouts(
             zero=t.lanes == 1,
             name=f"stride {t.stride}",
         )
-        found.append((Placed(entering, Grid(width, 1, t.stride, 1)), Placed(leaving, Grid(width, 1, t.stride, 1))))
+        found.append(
+            (Placed(entering, Grid(width, 1, t.stride, 1)), Placed(leaving, Grid(width, 1, t.stride, 1), t.lanes == 1))
+        )
     return found
 
 

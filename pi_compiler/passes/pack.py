@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from pi_compiler.cost import Prices
 from pi_compiler.errors import InternalError
 from pi_compiler.ir.circuit import Circuit, MatVecPlan
@@ -74,12 +76,13 @@ class _Packer:
                 options = [(replace(state.placed[stage.source]), 0.0)]
             case Polynomial():
                 source = state.placed[stage.source]
-                # A polynomial of high degree may carry junk out of every bound; its own p(0) is junk too.
-                options = [(self.with_junk(source), 0.0)] if source.layout.zero else []
+                # A polynomial of high degree may carry wild junk out of every bound; its own p(0) is tame.
+                options = [(self.with_junk(source, stage), 0.0)] if source.tame else []
             case Product():
                 left, right = state.placed[stage.left], state.placed[stage.right]
-                same = left.layout.key == right.layout.key
-                options = [(left, 0.0)] if same else []
+                same = left.layout.index is right.layout.index or np.array_equal(left.layout.index, right.layout.index)
+                clean = left if left.layout.zero else right  # zero times junk is zero
+                options = [(clean, 0.0)] if same else []
         return [
             _State(state.cost + cost, {**state.placed, number: placed})
             for placed, cost in options
@@ -87,9 +90,11 @@ class _Packer:
         ]
 
     @staticmethod
-    def with_junk(placed: Placed) -> Placed:
+    def with_junk(placed: Placed, stage: Polynomial) -> Placed:
         full = placed.layout.index.min() >= 0
-        return placed if full else Placed(replace(placed.layout, zero=False), placed.grid)
+        if full or not placed.layout.zero or float(stage.poly(0.0)) == 0.0:
+            return placed
+        return replace(placed, layout=replace(placed.layout, zero=False))
 
     def taps(self, number: int) -> list[tuple[Placed, Placed]]:
         """Tap layouts of an input that only one affine map reads, and alone."""
@@ -117,7 +122,7 @@ class _Packer:
         if sources[0].layout.taps is not None:
             return [b for a, b in self.taps(stage.sources[0]) if a.layout.key == sources[0].layout.key]
         same = [p for v, p in state.placed.items() if p.layout.shape == stage.shape and self.near(v, number)]
-        clean = [Placed(replace(p.layout, zero=True, taps=None), p.grid) for p in same if p.layout.taps is None]
+        clean = [Placed(replace(p.layout, zero=True), p.grid) for p in same if p.layout.taps is None]
         return distinct([*clean, *result_layouts(stage.shape, sources, self.slots)])
 
     def near(self, value: int, number: int) -> bool:

@@ -21,8 +21,6 @@ Json = dict[str, object]
 PROCESS_BYTES = 104 << 20
 """Resident memory of an interpreter with the runtime and SEAL loaded, before any key (measured)."""
 
-_CONTEXT_FACTOR = 2.5  # keygen's temporaries over the context's own tables, measured at N = 2^13 and 2^14
-
 
 def plan_report(c: Compilation) -> Json:
     """The report of a compilation that ran at least up to ``schedule``.
@@ -131,29 +129,37 @@ def plaintexts(circuit: Circuit, levels: tuple[int, ...], params: Params, prices
 def memory(params: Params, key_bytes: int, plain_bytes: int, ciphertext_bytes: int) -> int:
     """Predicted resident memory of a process that makes keys, encrypts, evaluates and decrypts.
 
-    A context keeps transform tables, four words per coefficient, for every prime at every level.
+    SEAL's context keeps transform tables for every prime at every level: 64 N (k + 1) bytes for
+    each k up to the number of primes.
     """
     primes = len(params.primes) + len(params.special)
-    tables = primes * (primes + 1) // 2 * (32 << params.log_n)
+    tables = (64 << params.log_n) * sum(k + 1 for k in range(1, primes + 1))
     plain = min(plain_bytes, DEFAULT_PLAINTEXT_MEMORY)
-    return PROCESS_BYTES + int(_CONTEXT_FACTOR * tables) + key_bytes + plain + ciphertext_bytes
+    return PROCESS_BYTES + tables + key_bytes + plain + ciphertext_bytes
 
 
 def peak_ciphertext_bytes(program: Program, params: Params) -> int:
-    """Most bytes that ciphertexts hold at a time when each is freed at its last use."""
-    size = (program.level.astype(int) + 1) * program.dimension * (8 << params.log_n)
-    last = program.last_uses()
-    change = [0] * (len(program) + 1)
-    held = int(size[: program.arity].sum())
-    for value, end in enumerate(last.tolist()):
+    """Bytes that ciphertexts take when each is freed at its last use.
+
+    Freed memory serves only ciphertexts of the same size (SEAL's pool is split by size), so the
+    peaks of the sizes add up.
+    """
+    size = ((program.level.astype(int) + 1) * program.dimension * (8 << params.log_n)).tolist()
+    freed: list[list[int]] = [[] for _ in range(len(program) + 1)]
+    last = program.last_uses().tolist()
+    for value, end in enumerate(last):
         if 0 <= end < len(program):
-            change[end] -= int(size[value])
-    peak = held
-    for i in range(len(program)):
-        held += int(size[program.arity + i]) if last[program.arity + i] >= 0 else 0
-        peak = max(peak, held)
-        held += change[i]
-    return peak
+            freed[end].append(value)
+    held: dict[int, int] = {}
+    peak: dict[int, int] = {}
+    for step in range(-1, len(program)):
+        born = range(program.arity) if step < 0 else (program.arity + step,)
+        for value in born:
+            held[size[value]] = held.get(size[value], 0) + size[value]
+            peak[size[value]] = max(peak.get(size[value], 0), held[size[value]])
+        for value in freed[step] if step >= 0 else ():
+            held[size[value]] -= size[value]
+    return sum(peak.values())
 
 
 def kind_of(stage: Stage) -> str:

@@ -153,10 +153,47 @@ def test_too_deep_a_network_is_told_which_layers_take_the_levels(costs):
 
 
 def test_a_range_too_wide_for_the_error_is_refused_with_the_layer_named(costs):
-    b, model = mlp()
+    b, model = mlp(activation="Sigmoid")
     with pytest.raises(CalibrationError, match="1 of 1 nonlinearities") as e:
-        compiled(model, b.samples() * 50, costs, Options(backend="clear", activation_error=1e-4))
-    assert "layer 'relu1' (Relu)" in str(e.value)
+        compiled(model, b.samples() * 200, costs, Options(backend="clear", activation_error=1e-4))
+    assert "layer 'sigmoid1' (Sigmoid)" in str(e.value)
+    assert "needs a degree above 127" in str(e.value)
+
+
+def test_relu_by_composite_reaches_the_error_asked_for_in_every_form(costs):
+    b, model = residual()
+    options = Options(activation=Activation("composite"), backend="clear", activation_error=2.0**-6)
+    c = compiled(model, b.samples(), costs, options)
+    assert all(r.fit.certificate.max_error <= 2.0**-6 for r in c.fits)
+    assert all("a range per channel" in r.fit.notes[-1] for r in c.fits)
+    graph, stages, program = answers(c, b.samples(5))
+    assert np.abs(stages - graph).max() <= 1e-9
+    assert np.abs(program - graph).max() <= 1e-4
+
+
+def test_a_composite_costs_the_depth_of_its_stages_and_one_product(costs):
+    b, model = mlp((20, 12, 5))
+    options = Options(activation=Activation("composite", 7), backend="clear")  # degrees 7, 7
+    c = compiled(model, b.samples(), costs, options)
+    assert c.params.max_level == 2 + 3 + 3 + 1
+
+
+def test_later_layers_are_fitted_to_what_the_replaced_ones_yield(costs):
+    b, model = mlp((20, 12, 8, 5))
+    c = compiled(model, b.samples(), costs, stop_after="approximate")
+    polys = [n for n in c.replaced.nodes() if n.op == "Poly"]
+    seen = {}
+    evaluate(c.replaced, {"x": c.calibration["x"]}, keep=lambda n, v: seen.setdefault(id(n), v))
+    values = seen[id(polys[1].inputs[0])][:32]
+    assert c.ranges.of(polys[1].inputs[0]).high == pytest.approx(values.max())
+
+
+def test_a_network_that_diverges_is_stopped_at_the_layer(costs):
+    b, model = mlp((20, *[12] * 9, 5))
+    options = Options(activation=Activation("least_squares", 8), backend="clear", margin=1.0)
+    rough = np.concatenate([b.samples(36), 1e6 * b.samples(4)])
+    with pytest.raises(CalibrationError):
+        compiled(model, rough, costs, options)
 
 
 def test_an_activation_option_for_no_layer_is_refused(costs):
