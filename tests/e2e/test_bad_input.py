@@ -222,8 +222,8 @@ def test_a_range_too_wide_for_the_requested_error(attempt: Attempt, tmp_path: Pa
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        (("--activation", "cubic"), "chebyshev:D"),
-        (("--activation", "act=chebyshev:0"), "chebyshev:D"),
+        (("--activation", "cubic"), "known: auto, quadratic"),
+        (("--activation", "act=chebyshev:0"), "known: auto, quadratic"),
         (("--activation-error", "small"), "'small'"),
         (("--activation-error", "-1"), "activation_error"),
         (("--margin", "0.5"), "margin"),
