@@ -192,7 +192,7 @@ class Walk:
         if not reader.infinite:
             self.check_finite(proto, name, operands)
         shapes = tuple(self.shapes.get(o) for o in proto.output)
-        call = Call(proto.op_type, name, tuple(operands), tuple(proto.input), attributes(proto), shapes, self.opset)
+        call = Call(proto.op_type, name, tuple(operands), tuple(proto.input), attributes(proto), shapes)
         read = reader.read
         if self.maxpool == "average" and proto.op_type in ("MaxPool", "GlobalMaxPool"):
             read = read_average_pool if proto.op_type == "MaxPool" else READERS["GlobalAveragePool"].read

@@ -17,7 +17,19 @@ from scipy import sparse
 
 from pi_compiler.errors import ShapeMismatch
 from pi_compiler.ir.graph import Attr, FloatArray, IntArray, Node, Shape
-from pi_compiler.ops.op import Arrays, Call, Matrix, Op, Reader, Writer, array, integer, ints, optional_array
+from pi_compiler.ops.op import (
+    Arrays,
+    Call,
+    Matrix,
+    Op,
+    Reader,
+    Writer,
+    array,
+    integer,
+    ints,
+    optional_array,
+    rows_matrix,
+)
 
 _CHUNK = 1 << 22  # elements of gathered windows held at a time: 32 MB
 
@@ -153,9 +165,8 @@ def _taps_matrix(weight: FloatArray, group: int, windows: Windows, channels: int
         data.append(np.broadcast_to(flat[o], used.shape)[used])
         columns.append(place[used].astype(np.int32 if channels * size < 2**31 else np.int64))
         counts.append(used.sum(axis=(1, 2)))
-    starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
     shape = (weight.shape[0] * windows.positions, channels * size)
-    return sparse.csr_array((np.concatenate(data), np.concatenate(columns), starts), shape=shape)
+    return rows_matrix(np.concatenate(data), np.concatenate(columns), np.concatenate(counts), shape)
 
 
 def _conv_matrix(node: Node) -> tuple[tuple[Matrix, ...], FloatArray]:

@@ -102,7 +102,6 @@ class Call:
         names: names of the operands' values.
         attrs: ONNX attributes as plain Python values.
         shapes: shapes of the results that ONNX's shape inference found, None where it did not.
-        opset: version of the operator set.
     """
 
     op: str
@@ -111,7 +110,6 @@ class Call:
     names: tuple[str, ...] = ()
     attrs: Mapping[str, object] = field(default_factory=dict)
     shapes: tuple[Shape | None, ...] = (None,)
-    opset: int = 20
 
     def node(self, index: int = 0) -> Node:
         """An operand that must be encrypted."""
@@ -278,6 +276,12 @@ def selection(apply: Callable[[Node, Arrays], FloatArray]) -> Callable[[Node], t
 def selection_matrix(index: IntArray, size: int) -> Matrix:
     """The matrix with a one at (i, index[i]); rows with a negative index are zero."""
     present = index >= 0
-    starts = np.concatenate([[0], np.cumsum(present)])
     columns = index[present]
-    return sparse.csr_array((np.ones(columns.size), columns, starts), shape=(index.size, size))
+    return rows_matrix(np.ones(columns.size), columns, present.astype(np.int64), (index.size, size))
+
+
+def rows_matrix(data: FloatArray, columns: NDArray[np.integer], counts: IntArray, shape: tuple[int, int]) -> Matrix:
+    """The sparse matrix with these entries row after row, ``counts`` in each; 32-bit indices where they suffice."""
+    small = np.int32 if max(shape[1], data.size) < 2**31 else np.int64
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(small)
+    return sparse.csr_array((data, columns.astype(small, copy=False), starts), shape=shape)

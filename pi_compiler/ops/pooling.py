@@ -11,7 +11,7 @@ from scipy import sparse
 from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
 from pi_compiler.ir.graph import FloatArray, IntArray, Node, Shape
 from pi_compiler.ops.convolution import Windows, explicit_pads, spatial
-from pi_compiler.ops.op import Arrays, Call, Matrix, Op, Reader, Writer, axes_of, integer, ints
+from pi_compiler.ops.op import Arrays, Call, Matrix, Op, Reader, Writer, axes_of, integer, ints, rows_matrix
 from pi_compiler.ops.shaping import checked, pad, reshape
 
 # AveragePool: kernel, strides, pads, dilations. Padding never counts: what ceil_mode lets a window overhang is
@@ -45,8 +45,8 @@ def _average_matrix(node: Node) -> tuple[tuple[Matrix, ...], FloatArray]:
     numbers = windows.numbers()
     inside = numbers >= 0
     share = np.broadcast_to((1.0 / _counts(windows)).reshape(-1, 1), numbers.shape)
-    starts = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
-    one = sparse.csr_array((share[inside], numbers[inside], starts), shape=(windows.positions, prod(windows.size)))
+    shape = (windows.positions, prod(windows.size))
+    one = rows_matrix(share[inside], numbers[inside], inside.sum(axis=1), shape)
     planes = sparse.eye_array(node.shape[0] * node.shape[1])
     return (sparse.csr_array(sparse.kron(planes, one, format="csr")),), np.zeros(node.size)
 
@@ -128,9 +128,8 @@ def _targets(node: Node) -> IntArray:
 
 def _sum_matrix(node: Node) -> tuple[tuple[Matrix, ...], FloatArray]:
     size = node.inputs[0].size
-    coordinates = (_targets(node), np.arange(size))
-    matrix = sparse.coo_array((np.ones(size), coordinates), shape=(node.size, size)).tocsr()
-    return (sparse.csr_array(matrix),), np.zeros(node.size)
+    spread = rows_matrix(np.ones(size), _targets(node), np.ones(size, np.int64), (size, node.size))
+    return (sparse.csr_array(spread.T),), np.zeros(node.size)
 
 
 def _mean_matrix(node: Node) -> tuple[tuple[Matrix, ...], FloatArray]:
