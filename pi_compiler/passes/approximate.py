@@ -28,7 +28,8 @@ from pi_compiler.passes.expand import expand
 
 _LARGEST_AUTOMATIC_DEGREE = 127
 _UNIFORM_SHARE = 1e-3  # keeps a quadratic tame where calibration data are thin
-_HOMOGENEOUS = ("relu", "leaky_relu", "abs")  # f(b x) = b f(x) for b > 0, so a range per channel folds into weights
+HOMOGENEOUS = ("relu", "leaky_relu", "abs")
+"""f(b x) = b f(x) for b > 0: a range per channel folds into the weights around."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +117,11 @@ class _Walk:
     def choice(self, node: Node, seen: Range) -> _Choice:
         given = self.chosen.get(node.origin)
         if given is not None:
-            return _Choice(given, lambda x: expand(given.approx, x, node))
+            bounds = channel_bounds(node, seen, self.options.margin) if given.per_channel else None
+            if bounds is not None:
+                told = in_layer_units(given.fit, bounds)
+                return _Choice(told, lambda x: _by_channel(given.fit, x, node, bounds))
+            return _Choice(given.fit, lambda x: expand(given.fit.approx, x, node))
         wanted = self.options.activations.get(node.origin, self.options.activation)
         return choose(node, seen, wanted, self.options)
 
@@ -183,9 +188,9 @@ def choose(node: Node, seen: Range, wanted: Activation, options: Options) -> _Ch
     if wanted.method == "quadratic":
         return _quadratic(node, seen, domain, density)
     goal = goal_of(node)
-    domain = _within(goal, domain, density)
-    bounds = _channel_bounds(node, seen, options.margin)
-    if bounds is not None and goal.name in _HOMOGENEOUS:
+    domain = domain_of(goal, domain, density)
+    bounds = channel_bounds(node, seen, options.margin)
+    if bounds is not None and goal.name in HOMOGENEOUS:
         return _homogeneous(node, goal, bounds, seen, wanted, options)
     fit = _fit(goal, domain, density, wanted, options.activation_error, seen.held_out)
     return _Choice(fit, lambda x: expand(fit.approx, x, node))
@@ -199,7 +204,13 @@ def _homogeneous(
     unit = None if seen.held_out is None else seen.held_out / bounds
     density = Density.of_histogram(seen.edges / widest, seen.mass) if unit is None else Density.of_samples(unit)
     fit = _fit(goal, (-1.0, 1.0), density, wanted, options.activation_error / widest, unit)
-    c = fit.certificate
+    told = in_layer_units(fit, bounds)
+    return _Choice(told, lambda x: _by_channel(fit, x, node, bounds))
+
+
+def in_layer_units(fit: Fit, bounds: FloatArray) -> Fit:
+    """A fit on [-1, 1] with its certificate in the values of the widest channel, for reports."""
+    c, widest = fit.certificate, float(bounds.max())
     certificate = replace(
         c,
         domain=(-widest, widest),
@@ -209,8 +220,7 @@ def _homogeneous(
         growth=c.growth * widest,
     )
     note = f"a range per channel, from {bounds.min():.3g} to {widest:.3g}; errors are those of the widest"
-    told = replace(fit, certificate=certificate, notes=(*fit.notes, note))
-    return _Choice(told, lambda x: _by_channel(fit, x, node, bounds))
+    return replace(fit, certificate=certificate, notes=(*fit.notes, note))
 
 
 def goal_of(node: Node) -> Target:
@@ -248,7 +258,7 @@ def _quadratic(node: Node, seen: Range, domain: tuple[float, float], density: De
     """Least squares of degree two per channel, weighted by each channel's own density where it is known."""
     slopes = _channel_slopes(node)
     goals = [goal_of(node)] if slopes is None else [target("prelu", slope=float(s)) for s in slopes]
-    domain = _within(goals[0], domain, density)
+    domain = domain_of(goals[0], domain, density)
     whole = [
         least_squares.weighted(g, 2, density, domain=domain, floor=_UNIFORM_SHARE, held_out=seen.held_out)
         for g in goals
@@ -272,7 +282,7 @@ def _fit(
     held_out: FloatArray | None,
 ) -> Fit:
     """A fit by a named method."""
-    gated = goal.name in (*_HOMOGENEOUS, "prelu", "max")
+    gated = goal.name in (*HOMOGENEOUS, "prelu", "max")
     if wanted.method == "composite":
         if not gated:
             return _smallest(goal, domain, density, tolerance, held_out)
@@ -296,7 +306,7 @@ def _smallest(
     )
 
 
-def _within(goal: Target, domain: tuple[float, float], density: Density) -> tuple[float, float]:
+def domain_of(goal: Target, domain: tuple[float, float], density: Density) -> tuple[float, float]:
     """The domain cut to where the function is defined: half way from the data, never on a pole."""
     low, high = goal.defined_on
     first, last = density.span
@@ -318,7 +328,7 @@ def _channel_slopes(node: Node) -> FloatArray | None:
     return np.asarray(channels[:, 0], dtype=np.float64)
 
 
-def _channel_bounds(node: Node, seen: Range, margin: float) -> FloatArray | None:
+def channel_bounds(node: Node, seen: Range, margin: float) -> FloatArray | None:
     """Largest magnitude per channel, widened; None where there are no channels to tell apart."""
     if len(node.shape) < 3 or seen.channel_low.size < 2:
         return None

@@ -94,6 +94,14 @@ class Ranges:
         return found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """A fit that a budget decided on; ``per_channel``: it is made on [-1, 1] for every channel's own range."""
+
+    fit: Fit
+    per_channel: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What the backend that a plan is made for allows.
@@ -137,6 +145,7 @@ class Compilation:
         limits: what the backend allows.
         calibration: per input name (B, *shape).
         chosen: fit by layer where a budget decided, set by choose.
+        frontier: the Pareto list that it chose from, thinned: levels, error, price.
         ranges: set by calibrate; extended to the replaced graph by approximate.
         replaced: the graph with polynomial activations, set by approximate.
         fits: one per nonlinearity, set by approximate.
@@ -157,7 +166,8 @@ class Compilation:
     costs: CostTable
     limits: Limits
     calibration: Mapping[str, FloatArray]
-    chosen: Mapping[str, Fit] | None = None
+    chosen: Mapping[str, Chosen] | None = None
+    frontier: tuple[tuple[int, float, float], ...] = ()
     ranges: Ranges | None = None
     replaced: Graph | None = None
     fits: tuple[Replacement, ...] | None = None

@@ -83,6 +83,7 @@ def plan_report(c: Compilation) -> Json:
         "offline_bytes": 0,
         "layers": layers(c, circuit, levels, prices),
         "activations": activations(c),
+        "pareto": [{"levels": d, "error": e, "price": p} for d, e, p in c.frontier],
         "client_ops": {
             name: [op for op, _ in ops]
             for name, ops in zip(c.graph.output_names, c.graph.client_ops, strict=False)
