@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -270,7 +270,9 @@ def _polynomial(
     compiled: CompiledModel, inputs: Values, output: str, outside: list[Json], progress: Progress
 ) -> FloatArray:
     """Scores of the HE-friendly network; appends how often its activations left their intervals."""
-    watch = Watch(import_model(compiled.models["polynomial.onnx"]).graph)
+    planned = compiled.report["activations"]
+    names = {str(a["name"]) for a in planned} if isinstance(planned, list) else set[str]()
+    watch = Watch(import_model(compiled.models["polynomial.onnx"]).graph, names)
     scores = _on_graph(watch.graph, inputs, output, progress, "polynomial", watch)
     outside.extend(watch.report())
     return scores
@@ -288,16 +290,20 @@ def _on_graph(
 
 
 class Watch:
-    """Counts inputs of polynomial activations that lie outside their intervals."""
+    """Counts inputs of polynomial activations that lie outside their intervals.
 
-    def __init__(self, graph: Graph) -> None:
+    Args:
+        graph: the polynomial network.
+        names: the activations; further stages of one replacement have other names.
+    """
+
+    def __init__(self, graph: Graph, names: Collection[str]) -> None:
         self.graph = graph
+        found = [n for n in graph.nodes() if n.op == "Poly" and n.origin in names]
+        self._nodes = {id(n): n for n in found}
         self._readers: dict[int, list[Node]] = {}
-        for node in graph.nodes():
-            if node.op == "Poly":
-                self._readers.setdefault(id(node.inputs[0]), []).append(node)
-        nodes = [n for readers in self._readers.values() for n in readers]
-        self._nodes = {id(n): n for n in nodes}
+        for node in found:
+            self._readers.setdefault(id(node.inputs[0]), []).append(node)
         self._samples = dict.fromkeys(self._nodes, 0)
         self._values = dict.fromkeys(self._nodes, 0)
         self._seen = 0

@@ -210,10 +210,12 @@ def test_test_data_do_not_calibrate(attempt: Attempt, digits_onnx: Path) -> None
 
 
 def test_a_range_too_wide_for_the_requested_error(attempt: Attempt, tmp_path: Path) -> None:
-    found = attempt(saved(dense("Relu", scale=1e4), tmp_path), "--activation-error", "0.001")
+    model = saved(dense("Relu", scale=1e4), tmp_path)
+    found = attempt(model, "--activation", "chebyshev", "--activation-error", "0.001")
     assert found.err.startswith("CalibrationError: ")
     assert "'act'" in found.err
-    assert "--activation quadratic" in found.err
+    assert "0.001" in found.err
+    assert "try: " in found.err
 
 
 # --- options and outputs -------------------------------------------------------------------------
