@@ -154,13 +154,20 @@ def compile(
         typer.Option(
             "--activation",
             metavar="[LAYER=]METHOD",
-            help="auto, quadratic, chebyshev or chebyshev:D, for all nonlinearities or one layer; may be repeated.",
+            help="auto, quadratic, chebyshev:D, relu-composite ...; everywhere or in a layer; may be repeated.",
         ),
     ] = None,
     activation_error: Annotated[
         str, typer.Option("--activation-error", metavar="E", help="Largest error of an automatic one: 0.01, 2^-7.")
     ] = "2^-7",
     margin: Annotated[float, typer.Option("--margin", help="Interval width relative to the calibrated range.")] = 1.2,
+    max_latency: Annotated[
+        float | None, typer.Option("--max-latency", metavar="SECONDS", help="Choose fits that stay below.")
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option("--max-accuracy-drop", metavar="FRACTION", help="Choose the cheapest fits that lose no more."),
+    ] = None,
     precision_bits: Annotated[
         float, typer.Option("--precision-bits", help="Bits of the outputs that noise leaves intact.")
     ] = 10.0,
@@ -197,6 +204,8 @@ def compile(
         activation,
         activation_error,
         margin=margin,
+        max_latency=max_latency,
+        max_accuracy_drop=max_accuracy_drop,
         precision_bits=precision_bits,
         maxpool=maxpool,
         log_n=log_n,
@@ -261,7 +270,7 @@ def run(
 ) -> None:
     """Encrypt samples, evaluate, decrypt; compare with what was predicted."""
     from pi_compiler import arrays
-    from pi_compiler.evaluation import stacked, timed_run
+    from pi_compiler.answers import stacked, timed_run
     from pi_compiler.report.text import run_view
 
     known_backend(backend, auto=True)
@@ -292,8 +301,9 @@ def evaluate(
     json: JsonFile = None,
 ) -> None:
     """Accuracy of the original, polynomial, simulated and encrypted network on the same samples."""
+    from pi_compiler.accuracy import evaluate_model
+    from pi_compiler.answers import answer, stacked
     from pi_compiler.errors import CalibrationError
-    from pi_compiler.evaluation import answer, evaluate_model, stacked
     from pi_compiler.report.text import evaluation_view
 
     known_backend(backend, auto=True)

@@ -15,12 +15,14 @@ from rich.rule import Rule
 from rich.text import Text
 
 from pi_compiler import api
-from pi_compiler.evaluation import Answers, Json, Progress, answer, classes, evaluate_model, stacked, timed_run
+from pi_compiler.accuracy import classes, evaluate_model
+from pi_compiler.answers import Answers, Json, Progress, answer, stacked, timed_run
 from pi_compiler.models.data import Dataset, load
 from pi_compiler.models.zoo import ZOO, model_path
 from pi_compiler.observe import Ticker
 from pi_compiler.options import Activation, Options
-from pi_compiler.report.ladder import Values, ladder
+from pi_compiler.report.ladder import ladder
+from pi_compiler.report.precision import Values
 from pi_compiler.report.text import (
     duration,
     evaluation_view,

@@ -14,10 +14,8 @@ import numpy as np
 
 from pi_compiler.importer import import_model
 from pi_compiler.importer.reference import reference
-from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ops.evaluate import evaluate
-
-Values = Mapping[str, FloatArray]
+from pi_compiler.report.precision import Values, bits_kept
 
 STEPS = {
     "import": "the graph computes what the ONNX file means",
@@ -54,15 +52,6 @@ def rung(name: str, before: Values, after: Values) -> Rung:
     """The step from one set of outputs to the next."""
     error = max(float(np.abs(after[n] - before[n]).max()) for n in before)
     return Rung(name, error, bits_kept(before, after))
-
-
-def bits_kept(exact: Values, found: Values) -> float:
-    """-log2 of the largest difference, relative to the largest exact value over all outputs."""
-    error = max(float(np.abs(found[n] - exact[n]).max()) for n in exact)
-    top = max(float(np.abs(v).max()) for v in exact.values())
-    if error == 0:
-        return math.inf
-    return -math.log2(error / top) if top > 0 else -math.inf
 
 
 def ladder(

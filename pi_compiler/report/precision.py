@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import Program, Signature
 from pi_compiler.runtime.session import Session
+
+Values: TypeAlias = Mapping[str, FloatArray]
 
 _SAMPLES = 4
 _TOO_MUCH_WORK = 2.5e9
@@ -35,6 +39,13 @@ def simulated_bits(
         noisy = Session(program, params, signature, "sim", insecure=insecure).run(samples).logits
     except ExecutionError:
         return float("-inf")
-    error = max(float(np.abs(noisy[n] - exact[n]).max()) for n in exact)
-    size = max(float(np.abs(v).max()) for v in exact.values())
-    return float("inf") if error == 0.0 else float(np.log2(size / error)) if size > 0.0 else float("-inf")
+    return bits_kept(exact, noisy)
+
+
+def bits_kept(exact: Values, found: Values) -> float:
+    """-log2 of the largest difference, relative to the largest exact value over all outputs."""
+    error = max(float(np.abs(found[n] - exact[n]).max()) for n in exact)
+    top = max(float(np.abs(v).max()) for v in exact.values())
+    if error == 0:
+        return math.inf
+    return -math.log2(error / top) if top > 0 else -math.inf

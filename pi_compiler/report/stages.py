@@ -23,6 +23,8 @@ def stage_text(name: str, c: Compilation) -> Iterator[str]:
     match name:
         case "calibrate":
             return _calibrated(c)
+        case "choose":
+            return _chosen(c)
         case "approximate":
             return _approximated(c)
         case "fold":
@@ -61,6 +63,14 @@ def _calibrated(c: Compilation) -> Iterator[str]:
     for node in c.graph.nodes():
         r = ranges.of(node)
         yield f"{node.origin} ({node.op}): [{r.low:.6g}, {r.high:.6g}] mean {r.mean:.6g} std {r.std:.6g}"
+
+
+def _chosen(c: Compilation) -> Iterator[str]:
+    for levels, error, price in c.frontier:
+        yield f"# choice: {levels} levels, error {error:.4g}, price {price:.4g}"
+    for layer, chosen in (c.chosen or {}).items():
+        per = ", per channel" if chosen.per_channel else ""
+        yield f"{layer}: {chosen.fit.method}, error {chosen.fit.certificate.max_error:.4g}{per}"
 
 
 def _approximated(c: Compilation) -> Iterator[str]:

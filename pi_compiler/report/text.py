@@ -186,6 +186,7 @@ def explain_view(report: Json) -> RenderableType:
         facts(_header(report)),
         _layers(report),
         *_activations(report),
+        *_pareto(report),
         facts(_sizes(report), "Keys, sizes, memory"),
         facts(_times(report), "Predicted time"),
         *remarks([*_client_ops(report), *_fit_notes(report), *_list(report["notes"])]),
@@ -205,12 +206,19 @@ def _header(r: Json) -> list[tuple[str, str]]:
         ("modulus", f"log QP {figure(r['log_qp'], 4)}, scale 2^{figure(r['log_scale'], 4)}"),
         ("levels", str(r["levels"])),
         ("security", secure),
+        ("precision", _precision(r)),
         (
             "operations",
             f"{r['rotations']} rotations, {r['plain_products']} plaintext products, "
             f"{r['products']} ciphertext products, {r['rescalings']} rescalings, {r['instructions']} instructions",
         ),
     ]
+
+
+def _precision(r: Json) -> str:
+    wanted = f"{figure(r['precision_bits_wanted'])} bits of the outputs asked for"
+    simulated = r["precision_bits_simulated"]
+    return f"{wanted}, not simulated" if simulated is None else f"{figure(simulated)} bits simulated, {wanted}"
 
 
 def _layers(report: Json) -> Table:
@@ -254,6 +262,13 @@ def _activations(report: Json) -> list[Table]:
     ]
     columns = ("layer", "function", "method", "interval", "deg", "depth", "max err", "rms err", "outside", "growth")
     return [table("Activations", columns, rows, left=3)]
+
+
+def _pareto(report: Json) -> list[Table]:
+    """What other choices of fits would cost, where a budget made the compiler look for them."""
+    found = entries(report["pareto"])
+    rows = [(str(p["levels"]), figure(p["error"]), figure(p["price"])) for p in found]
+    return [table("Choices of fits", ("levels", "error of outputs", "price"), rows)] if rows else []
 
 
 def _sizes(r: Json) -> list[tuple[str, str]]:
@@ -318,9 +333,10 @@ def _run_facts(r: Json) -> list[tuple[str, str]]:
     total = duration(r["seconds"])
     if ratio := _ratio(r["seconds"], r["predicted_seconds"]):
         total += f", predicted {duration(r['predicted_seconds'])}, ratio {ratio}"
-    memory = f"{size(r['peak_memory_bytes'])} of the process, {size(r['memory_before_bytes'])} before keys were made"
+    memory = size(r["peak_memory_bytes"])
     if r["predicted_peak_memory_bytes"] is not None:
-        memory += f"; predicted for keys, plaintexts and ciphertexts {size(r['predicted_peak_memory_bytes'])}"
+        memory += f", predicted {size(r['predicted_peak_memory_bytes'])}"
+    memory += f"; {size(r['memory_before_bytes'])} before keys were made"
     bits = r["precision_bits"]
     return [
         ("backend", str(r["backend"])),

@@ -164,6 +164,22 @@ def test_activation_error_takes_powers_of_two(cli: Cli, small_onnx: Path, sample
     assert degrees[0] < degrees[1]
 
 
+def test_a_budget_chooses_fits_and_shows_the_others(cli: Cli, small_onnx: Path, samples: Path, tmp_path: Path) -> None:
+    found = cli(
+        "compile", small_onnx, "--calibration", samples, "--output", tmp_path / "m",
+        "--max-accuracy-drop", "0.05", "--json", tmp_path / "c.json", "--print-after", "choose",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    assert read(tmp_path / "c.json")["pareto"]
+    assert "Choices of fits" in found.out
+    assert "act: " in found.out
+    refused = cli(
+        "compile", small_onnx, "--calibration", samples, "--output", tmp_path / "n", "--max-latency", "0.0001"
+    )
+    assert refused.code == 1
+    assert refused.err.startswith("BudgetError: ")
+
+
 def test_open_dimensions_get_a_size(cli: Cli, samples: Path, tmp_path: Path) -> None:
     nodes = [helper.make_node("Tanh", ["x"], ["y"], "act")]
     onnx.save(make_onnx(nodes, shape=(1, "n")), tmp_path / "open.onnx")

@@ -7,9 +7,10 @@ import pytest
 from onnx import helper
 from small_onnx import make_onnx
 
+from pi_compiler.accuracy import evaluate_model
+from pi_compiler.answers import answer, layer_times, stacked, timed_run
 from pi_compiler.api import CompiledModel, compile
 from pi_compiler.errors import ShapeMismatch
-from pi_compiler.evaluation import answer, evaluate_model, layer_times, stacked, timed_run
 from pi_compiler.options import Activation, Options
 
 

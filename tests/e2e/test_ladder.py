@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from small_onnx import dense
 
+from pi_compiler.answers import answer, stacked
 from pi_compiler.api import CompiledModel, compile
-from pi_compiler.evaluation import answer, stacked
 from pi_compiler.models.data import load
-from pi_compiler.report.ladder import STEPS, Rung, bits_kept, ladder, rung
+from pi_compiler.report.ladder import STEPS, Rung, ladder, rung
+from pi_compiler.report.precision import bits_kept
 
 
 @pytest.fixture(scope="module")
