@@ -281,7 +281,8 @@ def _sizes(r: Json) -> list[tuple[str, str]]:
         ("plaintexts", size(r["plaintext_bytes"])),
         (
             "peak",
-            f"{size(r['peak_memory_bytes'])}: keys, plaintexts and {size(r['peak_ciphertext_bytes'])} ciphertexts",
+            f"{size(r['peak_memory_bytes'])} of a process that does it all, "
+            f"{size(r['peak_ciphertext_bytes'])} of it ciphertexts",
         ),
     ]
 
