@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Json = dict[str, object]
 
+DEFAULTS = Options()
+
 app = typer.Typer(
     name="pi-compiler",
     help="Compile an ONNX model and run it on data nobody but its owner can read.",
@@ -159,8 +161,10 @@ def compile(
     ] = None,
     activation_error: Annotated[
         str, typer.Option("--activation-error", metavar="E", help="Largest error of an automatic one: 0.01, 2^-7.")
-    ] = "2^-7",
-    margin: Annotated[float, typer.Option("--margin", help="Interval width relative to the calibrated range.")] = 1.2,
+    ] = str(DEFAULTS.activation_error),
+    margin: Annotated[
+        float, typer.Option("--margin", help="Interval width relative to the calibrated range.")
+    ] = DEFAULTS.margin,
     max_latency: Annotated[
         float | None, typer.Option("--max-latency", metavar="SECONDS", help="Choose fits that stay below.")
     ] = None,
@@ -170,14 +174,14 @@ def compile(
     ] = None,
     precision_bits: Annotated[
         float, typer.Option("--precision-bits", help="Bits of the outputs that noise leaves intact.")
-    ] = 10.0,
-    maxpool: MaxPool = "refuse",
+    ] = DEFAULTS.precision_bits,
+    maxpool: MaxPool = DEFAULTS.maxpool,
     log_n: Annotated[int | None, typer.Option("--log-n", help="log2 of the ring degree, instead of the best.")] = None,
     log_scale: Annotated[float | None, typer.Option("--log-scale", help="log2 of the scale.")] = None,
     max_input_ciphertexts: Annotated[
         int, typer.Option("--max-input-ciphertexts", help="Most ciphertexts that the client sends per input.")
-    ] = 16,
-    backend: Annotated[str, typer.Option("--backend", help="Whose limits and costs to plan for.")] = "tenseal",
+    ] = DEFAULTS.max_input_ciphertexts,
+    backend: Annotated[str, typer.Option("--backend", help="Whose limits and costs to plan for.")] = DEFAULTS.backend,
     insecure: Insecure = False,
     input_shape: Shapes = None,
     emit_onnx: Annotated[
