@@ -79,7 +79,7 @@ class Options:
     activation: Activation = field(default_factory=Activation)
     activations: Mapping[str, Activation] = field(default_factory=dict)
     activation_error: float = 2.0**-7
-    margin: float = 1.2
+    margin: float = 1.4
     max_latency: float | None = None
     max_accuracy_drop: float | None = None
     precision_bits: float = 10.0

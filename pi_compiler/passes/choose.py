@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -20,10 +21,17 @@ from pi_compiler.approx.density import Density
 from pi_compiler.approx.errors import ApproximationError
 from pi_compiler.approx.targets import Target
 from pi_compiler.errors import BudgetError, CalibrationError
-from pi_compiler.ir.graph import FloatArray, Graph, Node
+from pi_compiler.ir.graph import FloatArray, Graph, IntArray, Node
 from pi_compiler.ops import OPS
 from pi_compiler.ops.evaluate import as_batch, evaluate
-from pi_compiler.passes.approximate import HOMOGENEOUS, approximate, channel_bounds, domain_of, goal_of
+from pi_compiler.passes.approximate import (
+    HOMOGENEOUS,
+    approximate,
+    channel_bounds,
+    domain_of,
+    goal_of,
+    polynomial_answers,
+)
 from pi_compiler.passes.calibrate import samples_of
 from pi_compiler.passes.compilation import Chosen, Compilation, Range
 from pi_compiler.passes.fold import fold
@@ -32,8 +40,6 @@ from pi_compiler.passes.schedule import schedule
 _PROBE_SAMPLES = 32
 _PRODUCT = 0.02  # levels that one ciphertext product is worth: key switching against a level more for everything
 _LISTED = 64
-
-Weigh = Callable[[Compilation], float]
 
 
 def choose(c: Compilation) -> Compilation:
@@ -145,36 +151,35 @@ def as_chosen(c: Compilation, nodes: Sequence[Node], a: Assignment) -> dict[str,
 
 def pick(c: Compilation, nodes: Sequence[Node], frontier: Sequence[Assignment]) -> Assignment:
     """The assignment that the budgets ask for."""
-    tried: dict[int, Compilation | None] = {}
 
-    def replaced(i: int) -> Compilation | None:
-        if i not in tried:
-            try:
-                tried[i] = approximate(replace(c, chosen=as_chosen(c, nodes, frontier[i])))
-            except CalibrationError:
-                tried[i] = None
-        return tried[i]
+    @cache
+    def lost(i: int) -> float:
+        return lost_answers(replace(c, chosen=as_chosen(c, nodes, frontier[i])), exact)
 
-    first, last = 0, len(frontier) - 1
-    drop = c.options.max_accuracy_drop
+    @cache
+    def seconds(i: int) -> float:
+        return planned_seconds(replace(c, chosen=as_chosen(c, nodes, frontier[i])))
+
+    first = 0
+    drop, limit = c.options.max_accuracy_drop, c.options.max_latency
     if drop is not None:
-        first = _first(len(frontier), lambda i: lost_answers(c, replaced(i)) <= drop)
+        exact = answers(c)
+        first = _first(len(frontier), lambda i: lost(i) <= drop)
         if first == len(frontier):
             raise BudgetError(
                 f"no assignment of fits loses at most {drop:.2%} of the original's answers",
                 f"the most accurate one takes {frontier[-1].depth} levels for activations and loses "
-                f"{lost_answers(c, replaced(last)):.2%} on calibration data",
-                hint="a larger --max-accuracy-drop, or retraining",
+                f"{lost(len(frontier) - 1):.2%} on calibration data",
+                hint="a larger --max-accuracy-drop, a larger --margin, more calibration samples, or retraining",
             )
-    limit = c.options.max_latency
     if limit is None:
         return frontier[first]
-    too_slow = _first(len(frontier) - first, lambda i: planned_seconds(replaced(first + i)) > limit)
+    too_slow = _first(len(frontier) - first, lambda i: seconds(first + i) > limit)
     if too_slow == 0:
         raise BudgetError(
             f"no assignment of fits runs in {limit:g} s" + (" at the accuracy asked for" if drop is not None else ""),
             f"the cheapest takes {frontier[first].depth} levels for activations and is predicted to need "
-            f"{planned_seconds(replaced(first)):.3g} s",
+            f"{seconds(first):.3g} s",
             hint="a larger --max-latency, or fewer nonlinearities",
         )
     return frontier[first + too_slow - 1]
@@ -189,24 +194,29 @@ def _first(count: int, holds: Callable[[int], bool]) -> int:
     return low
 
 
-def lost_answers(c: Compilation, replaced: Compilation | None) -> float:
-    """Fraction of calibration samples whose answer (largest output) changes."""
-    if replaced is None or replaced.replaced is None:
-        return 1.0
+def answers(c: Compilation) -> IntArray:
+    """What the original network answers (its largest output) on the calibration samples."""
     samples, _ = samples_of(c.calibration)
-    before, after = evaluate(c.graph, samples), evaluate(replaced.replaced, samples)
-    name = c.graph.output_names[0]
-    count = len(before[name])
-    changed = before[name].reshape(count, -1).argmax(1) != after[name].reshape(count, -1).argmax(1)
-    return float(changed.mean())
+    return _largest(c, evaluate(c.graph, samples))
 
 
-def planned_seconds(replaced: Compilation | None) -> float:
-    """Predicted seconds of evaluation; infinite where nothing fits."""
-    if replaced is None:
-        return float("inf")
+def lost_answers(c: Compilation, exact: IntArray) -> float:
+    """Fraction of calibration samples whose answer changes; all of them if the network diverges."""
     try:
-        planned = schedule(fold(replaced))
-    except BudgetError:
+        return float((_largest(c, polynomial_answers(c)) != exact).mean())
+    except CalibrationError:
+        return 1.0
+
+
+def _largest(c: Compilation, outputs: dict[str, FloatArray]) -> IntArray:
+    first = outputs[c.graph.output_names[0]]
+    return np.asarray(first.reshape(len(first), -1).argmax(axis=1), dtype=np.int64)
+
+
+def planned_seconds(c: Compilation) -> float:
+    """Predicted seconds of evaluation; infinite where nothing fits."""
+    try:
+        planned = schedule(fold(approximate(c)))
+    except (BudgetError, CalibrationError):
         return float("inf")
     return sum(Compilation.require(planned.cost, "choose", "schedule").seconds.values())

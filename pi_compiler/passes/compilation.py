@@ -205,8 +205,11 @@ def summarize(
     samples: FloatArray, channel_axis: int | None, held_out: FloatArray | None = None, full: bool = True
 ) -> Range:
     """A ``Range`` of an array of samples (B, *shape); without ``full``, bounds and moments only."""
-    view = by_channel(samples, channel_axis)
-    low, high = view.min(0), view.max(0)
+    others = tuple(i for i in range(samples.ndim) if i != channel_axis)
+    shape = (-1,) if channel_axis is not None else (1,)
+    low, high, mean = (np.asarray(f(samples, axis=others)).reshape(shape) for f in (np.min, np.max, np.mean))
+    square = np.asarray(np.mean(np.square(samples), axis=others)).reshape(shape)
+    std = np.sqrt(np.maximum(square - mean**2, 0.0))
     quantiles: dict[float, float] = {}
     edges, mass = np.zeros(0), np.zeros(0)
     if full:
@@ -220,11 +223,11 @@ def summarize(
         float(high.max()),
         low,
         high,
-        float(samples.mean()),
-        float(samples.std()),
+        float(mean.mean()),
+        float(np.sqrt(max(float(square.mean()) - float(mean.mean()) ** 2, 0.0))),
         quantiles,
-        view.mean(0),
-        view.std(0),
+        mean,
+        std,
         edges,
         mass,
         samples.size,
