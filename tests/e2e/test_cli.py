@@ -244,6 +244,7 @@ def test_maxpool_is_replaced_on_demand_and_its_cost_is_measured(cli: Cli, tmp_pa
     )  # fmt: skip
     assert found.code == 0, found.err
     assert "average pooling" in found.out
+    assert "of the answers on 40 calibration" in " ".join(found.out.split())
     judged = cli(
         "evaluate", tmp_path / "m", "--data", tmp_path / "d.npz", "--backend", "clear", "--json", tmp_path / "e.json"
     )
