@@ -14,7 +14,7 @@ from pi_compiler.models.zoo.activations import Quadratic, Square
 
 __all__ = ["ACTIVATIONS", "accuracy", "largest_inputs", "quadratic_fits", "watch_activations", "with_quadratics"]
 
-ACTIVATIONS = (nn.ReLU, Square, Quadratic)
+ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, Square, Quadratic)
 _BATCH = 1_000
 
 

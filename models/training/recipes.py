@@ -16,6 +16,7 @@ __all__ = ["RECIPES", "Recipe"]
 
 
 _NONE = Augmentation()
+_DIGITS = Augmentation(degrees=8.0, shift=0.5, zoom=0.05)
 _MNIST = Augmentation(degrees=10.0, shift=1.5, zoom=0.1)
 
 
@@ -54,10 +55,12 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
         "digits_cnn": Recipe(
             epochs=120,
             batch_size=64,
-            augmentation=Augmentation(degrees=8.0, shift=0.5, zoom=0.05),
+            augmentation=_DIGITS,
             mismatch_weight=3.0,
             rehearsal_weight=1.0,
         ),
+        "digits_gelu": Recipe(epochs=120, batch_size=64, augmentation=_DIGITS),
+        "digits_silu": Recipe(epochs=120, batch_size=64, augmentation=_DIGITS),
         "mlp": Recipe(epochs=20, augmentation=_MNIST),
         "lola": Recipe(epochs=25, augmentation=_MNIST),
         "tutorial_cnn": Recipe(epochs=15, augmentation=_MNIST),

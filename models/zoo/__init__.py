@@ -52,7 +52,7 @@ class Entry:
         description: layers and origin, one line.
         dataset: the data set it is for, a name of ``pi_compiler.models.data.DATASETS``.
         input_shape: shape of one sample, without the batch axis.
-        activation: ``"square"``, ``"quadratic"`` or ``"relu"``.
+        activation: ``"square"``, ``"quadratic"``, ``"relu"``, ``"gelu"`` or ``"silu"``.
     """
 
     name: str
@@ -104,6 +104,8 @@ ZOO: Final[Mapping[str, Entry]] = MappingProxyType(
             Entry("lenet", "LeNet-5 with average pooling and a x² + b x + c per channel", "mnist", _IMAGE, "quadratic"),
             Entry("tutorial_cnn", "conv 7x7/3, square, 256-64, square, 64-10 (TenSEAL)", "mnist", _IMAGE, "square"),
             Entry("digits_cnn", "two 3x3 convolutions with ReLU, 64-10", "digits", (1, 8, 8), "relu"),
+            Entry("digits_gelu", "two 3x3 convolutions with GELU, 64-10", "digits", (1, 8, 8), "gelu"),
+            Entry("digits_silu", "two 3x3 convolutions with SiLU, 64-10", "digits", (1, 8, 8), "silu"),
             Entry("resnet20", "ResNet-20, option-A shortcuts (He et al.)", "cifar10-lossless", (3, 32, 32), "relu"),
         )
     }
