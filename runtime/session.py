@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pi_compiler.errors import ParameterError, ShapeMismatch
+from pi_compiler.errors import ShapeMismatch
+from pi_compiler.ir.client_ops import apply_client_ops
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import Opcode, Port, Program, Signature
@@ -77,28 +78,6 @@ def pack_inputs(signature: Signature, inputs: Mapping[str, FloatArray]) -> dict[
 def unpack_output(port: Port, slots: FloatArray) -> FloatArray:
     """The tensor (..., *shape) from decrypted slot vectors (..., ciphertexts, slots)."""
     return port.layout.unpack(slots) * port.gain
-
-
-def client_side(name: str, values: FloatArray, signature: Signature) -> FloatArray:
-    """The operators that the model ends with and the client applies in clear."""
-    for op, attrs in signature.client_ops.get(name, ()):
-        axis = int(str(attrs.get("axis", -1)))
-        rank = len(signature.outputs[name].layout.shape)
-        axis = axis - rank if axis >= 0 else axis
-        if op in ("Softmax", "LogSoftmax"):
-            shifted = values - values.max(axis=axis, keepdims=True)
-            log_sum = np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
-            values = np.exp(shifted - log_sum) if op == "Softmax" else shifted - log_sum
-        elif op == "ArgMax":
-            keep = bool(attrs.get("keepdims", 1))
-            if attrs.get("select_last_index", 0):
-                last = values.shape[axis] - 1
-                values = last - np.flip(values, axis).argmax(axis=axis, keepdims=keep)
-            else:
-                values = values.argmax(axis=axis, keepdims=keep)
-        else:
-            raise ParameterError(f"output {name!r} ends with {op}, which the client cannot apply")
-    return values
 
 
 class Session:
@@ -177,5 +156,10 @@ class Session:
         received = time.perf_counter()
         logits = self.decrypt(outputs)
         done = time.perf_counter()
-        final = {name: client_side(name, values, self.signature) for name, values in logits.items()}
+        final = {name: self.finished(name, values) for name, values in logits.items()}
         return Result(final, logits, trace, sent - start, done - received)
+
+    def finished(self, name: str, values: FloatArray) -> FloatArray:
+        """A decrypted output (..., *shape) after the operators that the client applies in clear."""
+        ops = self.signature.client_ops.get(name, ())
+        return apply_client_ops(ops, values, len(self.signature.outputs[name].layout.shape))

@@ -15,9 +15,9 @@ from onnx.reference import ReferenceEvaluator
 from pi_compiler.errors import ModelError, ShapeMismatch, UnsupportedOperator
 from pi_compiler.importer import load
 from pi_compiler.importer.advice import HIDDEN, RANDOM, advice
+from pi_compiler.ir.client_ops import CLIENT_OPS
 from pi_compiler.ir.graph import Attr, Graph, Node, Shape
 from pi_compiler.ops import READERS, recognize
-from pi_compiler.ops.client import CLIENT_OPS
 from pi_compiler.ops.op import Call, Constant, axis_of
 from pi_compiler.ops.pooling import read_average_pool
 from pi_compiler.ops.shaping import checked

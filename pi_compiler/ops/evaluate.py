@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pi_compiler.errors import InternalError, ShapeMismatch
+from pi_compiler.ir.client_ops import apply_client_ops
 from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops import OPS
-from pi_compiler.ops.client import apply_client_ops
 from pi_compiler.ops.op import Matrix
 
 Observer = Callable[[Node, FloatArray], None]
@@ -82,7 +82,7 @@ def evaluate(
                 del values[id(operand)]
     client_ops = graph.client_ops or ((),) * len(graph.outputs)
     return {
-        name: apply_client_ops(ops if client else (), values[id(node)])
+        name: apply_client_ops(ops if client else (), values[id(node)], len(node.shape))
         for name, node, ops in zip(graph.output_names, graph.outputs, client_ops, strict=True)
     }
 

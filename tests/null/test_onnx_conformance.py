@@ -22,8 +22,8 @@ from onnx import numpy_helper
 
 from pi_compiler.errors import PiError, UnsupportedOperator
 from pi_compiler.importer import import_model
+from pi_compiler.ir.client_ops import CLIENT_OPS
 from pi_compiler.ops import READERS
-from pi_compiler.ops.client import CLIENT_OPS
 from pi_compiler.ops.evaluate import evaluate
 
 PASS = {"node": 340, "pytorch-converted": 64, "pytorch-operator": 26, "simple": 5}

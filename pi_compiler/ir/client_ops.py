@@ -5,32 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import special
 
 from pi_compiler.errors import InternalError
-from pi_compiler.ir.graph import Attr, FloatArray
+from pi_compiler.ir.graph import FloatArray
 
 CLIENT_OPS = ("Softmax", "LogSoftmax", "ArgMax")
 
 
-def apply_client_ops(ops: Sequence[tuple[str, Mapping[str, Attr]]], values: FloatArray) -> FloatArray:
+def apply_client_ops(ops: Sequence[tuple[str, Mapping[str, object]]], values: FloatArray, rank: int) -> FloatArray:
     """What the client makes of a decrypted output.
 
     Args:
         ops: one entry of ``Graph.client_ops``.
-        values: (B, *shape), the output's shape with ONNX's batch dimension.
+        values: (..., *shape) with the output's shape, ONNX's batch dimension included.
+        rank: number of dimensions of that shape; axes count within it.
 
     Returns:
-        (B, *shape); class numbers of ArgMax are float64 too.
+        (..., *shape); class numbers of ArgMax are float64 too.
     """
     for op, attrs in ops:
-        axis = int(str(attrs["axis"])) + 1
-        if op == "Softmax":
-            values = np.asarray(special.softmax(values, axis=axis))
-        elif op == "LogSoftmax":
-            values = np.asarray(special.log_softmax(values, axis=axis))
+        axis = int(str(attrs["axis"])) % rank - rank
+        if op in ("Softmax", "LogSoftmax"):
+            shifted = values - values.max(axis=axis, keepdims=True)
+            log_sum = np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+            values = np.exp(shifted - log_sum) if op == "Softmax" else shifted - log_sum
         elif op == "ArgMax":
-            values = _argmax(values, axis, bool(attrs["select_last_index"]), bool(attrs["keepdims"]))
+            keep = bool(attrs["keepdims"])
+            values = _argmax(values, axis, bool(attrs["select_last_index"]), keep)
+            rank -= not keep
         else:
             raise InternalError(f"{op} is not an operator of the client")
     return values
