@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | torch.nn.Module
 _ATTEMPTS = 3
 _COMPARED = 256
+_UNNAMED = ("", "main_graph", "torch_jit", "graph")
+"""Graph names that exporters give to every model; the file's name says more."""
 _PLANNING = tuple(p for p in CKKS if p[0] in ("schedule", "lower"))
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -198,12 +200,15 @@ def prepare(
     can = backend.capabilities
     limits = Limits(can.max_log_n, can.max_prime_bits, can.specials)
     imported = import_model(onnx_source(model, example_input), input_shapes=input_shapes, maxpool=options.maxpool)
-    samples = samples_for(imported.graph, calibration)
-    check_samples(imported.graph, samples)
+    graph = imported.graph
+    if isinstance(model, str | os.PathLike) and graph.name in _UNNAMED:
+        graph = replace(graph, name=Path(model).stem)
+    samples = samples_for(graph, calibration)
+    check_samples(graph, samples)
     notes = imported.notes
     if options.maxpool == "average" and any("was replaced by average pooling" in note for note in notes):
-        notes = (*notes, replacement_cost(imported.model, imported.graph, samples))
-    c = Compilation(options, imported.graph, costs or load_costs(options.backend), limits, samples, notes=notes)
+        notes = (*notes, replacement_cost(imported.model, graph, samples))
+    c = Compilation(options, graph, costs or load_costs(options.backend), limits, samples, notes=notes)
     return c, {"model.onnx": imported.model}
 
 

@@ -145,7 +145,10 @@ def peak_ciphertext_bytes(program: Program, params: Params) -> int:
     Freed memory serves only ciphertexts of the same size (SEAL's pool is split by size), so the
     peaks of the sizes add up.
     """
-    size = ((program.level.astype(int) + 1) * program.dimension * (8 << params.log_n)).tolist()
+    held_polynomials = program.dimension.astype(int)
+    # Relinearization keeps the memory of the third polynomial.
+    held_polynomials[program.arity :][program.op == Opcode.RELINEARIZE] = 3
+    size = ((program.level.astype(int) + 1) * held_polynomials * (8 << params.log_n)).tolist()
     freed: list[list[int]] = [[] for _ in range(len(program) + 1)]
     last = program.last_uses().tolist()
     for value, end in enumerate(last):
