@@ -42,6 +42,7 @@ _RELU = ("relu", "leaky_relu", "prelu")
 _FG: tuple[tuple[tuple[int, int], tuple[int, int]], ...] = (
     ((1, 1), (2, 1)), ((2, 1), (2, 1)), ((2, 1), (3, 1)), ((1, 2), (1, 2)), ((2, 2), (3, 2)), ((4, 2), (4, 2)),
 )  # fmt: skip
+_FLOOR = 1e-3  # without a uniform share nothing holds the polynomial between the data and the interval's ends
 _ROUNDED_BITS = 16
 _BITS = 14
 
@@ -142,7 +143,7 @@ _LIST: tuple[Method, ...] = (
     ),
     Method(
         "least_squares",
-        lambda t, d, n, w, h: least_squares.weighted(t, n, w or Density.uniform(d), domain=d, held_out=h),
+        lambda t, d, n, w, h: least_squares.weighted(t, n, w or Density.uniform(d), domain=d, floor=_FLOOR, held_out=h),
         _any,
         (1, 2, 4, 8, 16),
     ),

@@ -18,7 +18,7 @@ from pi_compiler.approx.density import Density
 from pi_compiler.approx.errors import ApproximationError
 from pi_compiler.approx.poly import Fit, Poly
 from pi_compiler.approx.targets import Target, custom, target
-from pi_compiler.errors import CalibrationError, ParameterError
+from pi_compiler.errors import CalibrationError, InternalError, ParameterError
 from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops import OPS
 from pi_compiler.options import Activation, Options
@@ -225,11 +225,17 @@ def _homogeneous(
 ) -> _Choice:
     """One fit on [-1, 1] that serves every channel, each with its own range folded into the weights."""
     widest = float(bounds.max())
-    unit = None if seen.held_out is None else seen.held_out / bounds
-    density = Density.of_histogram(seen.edges / widest, seen.mass) if unit is None else Density.of_samples(unit)
-    fit = _fit(goal, (-1.0, 1.0), density, wanted, options.activation_error / widest, unit)
+    unseen = None if seen.held_out is None else seen.held_out / bounds
+    fit = _fit(goal, (-1.0, 1.0), unit_density(seen, bounds), wanted, options.activation_error / widest, unseen)
     told = in_layer_units(fit, bounds)
     return _Choice(told, lambda x: _by_channel(fit, x, node, bounds))
+
+
+def unit_density(seen: Range, bounds: FloatArray) -> Density:
+    """Where the values lie after each channel is divided by its bound."""
+    if seen.seen is None:
+        raise InternalError("a range without its sample has no density per channel")
+    return Density.of_samples(seen.seen / bounds)
 
 
 def in_layer_units(fit: Fit, bounds: FloatArray) -> Fit:

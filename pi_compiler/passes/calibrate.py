@@ -15,12 +15,11 @@ from pi_compiler.errors import CalibrationError
 from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops import OPS
 from pi_compiler.ops.evaluate import evaluate
-from pi_compiler.passes.compilation import Compilation, Range, Ranges, by_channel, summarize
+from pi_compiler.passes.compilation import Compilation, Range, Ranges, by_channel, summarize, thinned
 
 MAX_SAMPLES = 1024
 """More samples than this are thinned evenly: ranges hardly change, time does."""
 
-_MAX_HELD_OUT = 200_000
 TOO_LARGE = 1e30
 """Values beyond this count as not finite."""
 
@@ -91,8 +90,7 @@ def observe(node: Node, values: FloatArray, kept: int, full: bool = False) -> Ra
     held_out = None
     axis = 2 if len(node.shape) >= 2 else None
     if full and kept < len(values):
-        rest = by_channel(values[kept:], axis)
-        held_out = rest[:: -(-rest.size // _MAX_HELD_OUT)].copy()
+        held_out = thinned(by_channel(values[kept:], axis))
     return summarize(values[:kept], axis, held_out, full)
 
 

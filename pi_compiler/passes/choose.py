@@ -31,6 +31,7 @@ from pi_compiler.passes.approximate import (
     domain_of,
     goal_of,
     polynomial_answers,
+    unit_density,
 )
 from pi_compiler.passes.calibrate import samples_of
 from pi_compiler.passes.compilation import Chosen, Compilation, Range
@@ -92,8 +93,8 @@ def problem(node: Node, seen: Range, margin: float) -> tuple[Target, Density, tu
     """What is to be fitted: per channel on [-1, 1] where the function scales, else on the layer's interval."""
     goal = goal_of(node)
     bounds = channel_bounds(node, seen, margin)
-    if bounds is not None and goal.name in HOMOGENEOUS and seen.held_out is not None:
-        return goal, Density.of_samples(seen.held_out / bounds), (-1.0, 1.0)
+    if bounds is not None and goal.name in HOMOGENEOUS:
+        return goal, unit_density(seen, bounds), (-1.0, 1.0)
     density = Density.of_histogram(seen.edges, seen.mass)
     return goal, density, domain_of(goal, seen.widened(margin), density)
 
@@ -145,7 +146,7 @@ def as_chosen(c: Compilation, nodes: Sequence[Node], a: Assignment) -> dict[str,
             continue
         seen = ranges.of(node.inputs[0])
         scaled = channel_bounds(node, seen, c.options.margin) is not None and goal_of(node).name in HOMOGENEOUS
-        chosen[node.origin] = Chosen(option.fit, scaled and seen.held_out is not None)
+        chosen[node.origin] = Chosen(option.fit, scaled)
     return chosen
 
 

@@ -21,6 +21,9 @@ from pi_compiler.options import Options
 
 T = TypeVar("T")
 
+MAX_KEPT = 200_000
+"""Values of an activation's input that are kept for fits by channel and for exceedances."""
+
 _BINS = 512
 _PROBABILITIES = (0.0001, 0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 0.9999)
 
@@ -42,6 +45,7 @@ class Range:
         edges: histogram bin edges; activation inputs only.
         mass: histogram mass per bin, sums to 1; activation inputs only.
         samples: number of scalar values seen.
+        seen: (values, channels), a thinned sample of what the rest was made from; activation inputs only.
         held_out: (values, channels) that the rest has not seen; activation inputs only.
     """
 
@@ -57,6 +61,7 @@ class Range:
     edges: FloatArray
     mass: FloatArray
     samples: int
+    seen: FloatArray | None = None
     held_out: FloatArray | None = None
 
     @property
@@ -201,6 +206,11 @@ def by_channel(samples: FloatArray, channel_axis: int | None) -> FloatArray:
     return np.moveaxis(samples, channel_axis, -1).reshape(-1, samples.shape[channel_axis])
 
 
+def thinned(values: FloatArray) -> FloatArray:
+    """A copy of at most about ``MAX_KEPT`` values, evenly spread over the rows."""
+    return values[:: -(-values.size // MAX_KEPT)].copy()
+
+
 def summarize(
     samples: FloatArray, channel_axis: int | None, held_out: FloatArray | None = None, full: bool = True
 ) -> Range:
@@ -212,7 +222,9 @@ def summarize(
     std = np.sqrt(np.maximum(square - mean**2, 0.0))
     quantiles: dict[float, float] = {}
     edges, mass = np.zeros(0), np.zeros(0)
+    seen = None
     if full:
+        seen = thinned(by_channel(samples, channel_axis))
         flat = samples.ravel()
         span = float(high.max() - low.min()) or 1e-6 * max(1.0, abs(float(high.max())))
         counts, edges = np.histogram(flat, bins=_BINS, range=(float(low.min()), float(low.min()) + span))
@@ -231,5 +243,6 @@ def summarize(
         edges,
         mass,
         samples.size,
+        seen,
         held_out,
     )
