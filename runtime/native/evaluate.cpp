@@ -1,0 +1,209 @@
+#include "evaluate.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace pi {
+
+namespace {
+
+// Runs a body for every limb of every polynomial.
+template <class Body>
+void each_limb(const Ring& ring, int polys, int limbs, const Body& body) {
+    ring.threads.loop(static_cast<std::size_t>(polys) * limbs, [&](std::size_t i) {
+        body(static_cast<int>(i) / limbs, static_cast<int>(i) % limbs);
+    });
+}
+
+const Modulus& modulus(const Ring& ring, int level, int i) { return ring.tables[ring.prime(level, i)].m; }
+
+void copy(u64* to, const u64* from, std::size_t n) { std::memcpy(to, from, n * sizeof(u64)); }
+
+// Residues modulo the primes of a conversion, as coefficients times the conversion's factors, and
+// the multiples of the modulus to take off.
+struct Source {
+    Memory memory;
+    std::vector<const u64*> rows;
+    const u64* quotient;
+};
+
+Source lift_source(const Ring& ring, const Conversion& c, const std::vector<const u64*>& limbs) {
+    const std::size_t n = ring.n, terms = c.from.size();
+    Source s;
+    s.memory = ring.take((terms + 1) * n);
+    for (std::size_t j = 0; j < terms; ++j) {
+        u64* row = s.memory.data() + j * n;
+        copy(row, limbs[j], n);
+        ring.k->intt(row, n, ring.tables[c.from[j]], c.scale[j]);
+        s.rows.push_back(row);
+    }
+    u64* v = s.memory.data() + terms * n;
+    ring.k->quotients(v, s.rows.data(), c.inverse.data(), terms, n);
+    s.quotient = v;
+    return s;
+}
+
+// The lifted residues modulo another prime, in transformed order.
+void lower(const Ring& ring, const Conversion& c, const Source& s, int prime, u64* z) {
+    ring.k->convert(z, s.rows.data(), c.factors[prime].data(), c.from.size(), s.quotient, c.minus_d[prime], ring.n,
+                    ring.tables[prime].m);
+    ring.k->ntt(z, ring.n, ring.tables[prime]);
+}
+
+template <class Kernel>
+Polys sum(const Ring& ring, const Polys& a, const Polys& b, Kernel kernel, bool negate) {
+    Polys z = ring.polys(std::max(a.polys, b.polys), a.level, a.extended);
+    each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
+        const Modulus& m = modulus(ring, z.level, i);
+        if (p < a.polys && p < b.polys)
+            kernel(z.limb(p, i), a.limb(p, i), b.limb(p, i), ring.n, m);
+        else if (p < a.polys)
+            copy(z.limb(p, i), a.limb(p, i), ring.n);
+        else if (negate)
+            ring.k->neg(z.limb(p, i), b.limb(p, i), ring.n, m);
+        else
+            copy(z.limb(p, i), b.limb(p, i), ring.n);
+    });
+    return z;
+}
+
+}  // namespace
+
+Polys add(const Ring& ring, const Polys& a, const Polys& b) { return sum(ring, a, b, ring.k->add, false); }
+
+Polys sub(const Ring& ring, const Polys& a, const Polys& b) { return sum(ring, a, b, ring.k->sub, true); }
+
+Polys neg(const Ring& ring, const Polys& a) {
+    Polys z = ring.polys(a.polys, a.level, a.extended);
+    each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
+        ring.k->neg(z.limb(p, i), a.limb(p, i), ring.n, modulus(ring, z.level, i));
+    });
+    return z;
+}
+
+Polys mul(const Ring& ring, const Polys& a, const Polys& b) {
+    Polys z = ring.polys(3, a.level, false);
+    each_limb(ring, 1, z.limbs, [&](int, int i) {
+        ring.k->tensor(z.limb(0, i), z.limb(1, i), z.limb(2, i), a.limb(0, i), a.limb(1, i), b.limb(0, i),
+                       b.limb(1, i), ring.n, modulus(ring, z.level, i));
+    });
+    return z;
+}
+
+Polys add_plain(const Ring& ring, const Polys& a, const Plain& b) {
+    Polys z = ring.polys(a.polys, a.level, a.extended);
+    each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
+        if (p > 0) return copy(z.limb(p, i), a.limb(p, i), ring.n);
+        ring.k->add_repeated(z.limb(0, i), a.limb(0, i), b.limb(i), b.log_repeat, ring.n, modulus(ring, z.level, i));
+    });
+    return z;
+}
+
+Polys mul_plain(const Ring& ring, const Polys& a, const Plain& b) {
+    Polys z = ring.polys(a.polys, a.level, a.extended);
+    // The kernel multiplies two polynomials at a time; the third of a product is paired with itself.
+    const int pairs = (a.polys + 1) / 2;
+    each_limb(ring, pairs, z.limbs, [&](int pair, int i) {
+        const int p = 2 * pair, q = std::min(p + 1, a.polys - 1);
+        const u64 *f = b.limb(i), *x = a.limb(p, i), *y = a.limb(q, i);
+        ring.k->dot(z.limb(p, i), z.limb(q, i), &f, &b.log_repeat, &x, &y, 1, ring.n, modulus(ring, z.level, i),
+                    false);
+    });
+    return z;
+}
+
+Polys drop(const Ring& ring, const Polys& a, int level) {
+    Polys z = ring.polys(a.polys, level, false);
+    each_limb(ring, z.polys, z.limbs, [&](int p, int i) { copy(z.limb(p, i), a.limb(p, i), ring.n); });
+    return z;
+}
+
+Polys rescale(const Ring& ring, const Polys& a) {
+    const Conversion& c = ring.last(a.level);
+    Polys z = ring.polys(a.polys, a.level - 1, false);
+    std::vector<Source> sources(a.polys);
+    ring.threads.loop(a.polys, [&](std::size_t p) {
+        sources[p] = lift_source(ring, c, {a.limb(static_cast<int>(p), a.level)});
+    });
+    each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
+        u64* to = z.limb(p, i);
+        lower(ring, c, sources[p], i, to);
+        ring.k->sub_scale(to, a.limb(p, i), to, nullptr, c.divide[i], ring.n, ring.tables[i].m);
+    });
+    return z;
+}
+
+Digits decompose(const Ring& ring, const Polys& a, int poly) {
+    Digits d;
+    d.level = a.level;
+    d.limbs = a.level + 1 + ring.specials;
+    d.count = ring.digits(a.level);
+    d.memory = ring.take(static_cast<std::size_t>(d.count) * d.limbs * ring.n);
+    d.limb.resize(static_cast<std::size_t>(d.count) * d.limbs);
+    std::vector<Source> sources(d.count);
+    ring.threads.loop(d.count, [&](std::size_t j) {
+        const int digit = static_cast<int>(j), start = ring.digit_start(digit);
+        std::vector<const u64*> limbs;
+        for (int i = 0; i < ring.digit_width(digit, a.level); ++i) limbs.push_back(a.limb(poly, start + i));
+        sources[j] = lift_source(ring, ring.digit(digit, ring.digit_width(digit, a.level)), limbs);
+    });
+    each_limb(ring, d.count, d.limbs, [&](int digit, int i) {
+        const std::size_t at = static_cast<std::size_t>(digit) * d.limbs + i;
+        const int start = ring.digit_start(digit), width = ring.digit_width(digit, a.level);
+        u64* to = d.memory.data() + at * ring.n;
+        if (i >= start && i < start + width)
+            copy(to, a.limb(poly, i), ring.n);
+        else
+            lower(ring, ring.digit(digit, width), sources[digit], ring.prime(a.level, i), to);
+        d.limb[at] = to;
+    });
+    return d;
+}
+
+Polys apply_key(const Ring& ring, const Digits& d, const Polys& key) {
+    Polys z = ring.polys(2, d.level, true);
+    each_limb(ring, 1, z.limbs, [&](int, int i) {
+        const int row = i <= d.level ? i : i - d.level + key.level;
+        std::vector<const u64*> f, x, y;
+        for (int j = 0; j < d.count; ++j) {
+            f.push_back(d.limb[static_cast<std::size_t>(j) * d.limbs + i]);
+            x.push_back(key.limb(j, row));
+            y.push_back(key.limb(key.polys / 2 + j, row));
+        }
+        const std::vector<int> once(d.count, 0);
+        ring.k->dot(z.limb(0, i), z.limb(1, i), f.data(), once.data(), x.data(), y.data(), f.size(), ring.n,
+                    modulus(ring, d.level, i), false);
+    });
+    return z;
+}
+
+Polys divide_special(const Ring& ring, const Polys& a, const Polys* addend, bool both, const std::vector<u32>* from) {
+    const Conversion& c = ring.special();
+    Polys z = ring.polys(a.polys, a.level, false);
+    std::vector<Source> sources(a.polys);
+    ring.threads.loop(a.polys, [&](std::size_t p) {
+        std::vector<const u64*> limbs;
+        for (int i = 0; i < ring.specials; ++i) limbs.push_back(a.limb(static_cast<int>(p), a.level + 1 + i));
+        sources[p] = lift_source(ring, c, limbs);
+    });
+    each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
+        u64* to = z.limb(p, i);
+        Memory scratch = from ? ring.take(ring.n) : Memory();
+        u64* at = from ? scratch.data() : to;
+        lower(ring, c, sources[p], i, at);
+        const u64* more = addend && (both || p == 0) ? addend->limb(p, i) : nullptr;
+        ring.k->sub_scale(at, a.limb(p, i), at, more, c.divide[i], ring.n, ring.tables[i].m);
+        if (from) ring.k->permute(to, at, from->data(), ring.n);
+    });
+    return z;
+}
+
+Polys relinearize(const Ring& ring, const Polys& a, const Polys& key) {
+    return divide_special(ring, apply_key(ring, decompose(ring, a, 2), key), &a, true, nullptr);
+}
+
+Polys rotate(const Ring& ring, const Polys& a, const Digits& digits, const Polys& key, const std::vector<u32>& from) {
+    return divide_special(ring, apply_key(ring, digits, key), &a, false, &from);
+}
+
+}  // namespace pi
