@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pi_compiler.errors import ExecutionError
+from pi_compiler.errors import ExecutionError, InternalError
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.program import CtType
 from pi_compiler.runtime.backend import Ciphertext, Plaintext
 from pi_compiler.runtime.native.material import NativeCiphertext, NativeKeys, NativePlaintext
 from pi_compiler.runtime.rules import Rules
+
+if TYPE_CHECKING:
+    from pi_compiler.runtime.native._core import Digits
 
 _SHARED = 2
 """Ciphertexts whose decomposition is kept for further rotations; a program rotates one at a time."""
@@ -80,29 +84,24 @@ class NativeEvaluator:
         step = self._rules.rotate(x.type, by)
         if step == 0:
             return x
-        key = self._keys.rotation[step]
-        if x.digits is None:
-            self._decompose(x)
-        return NativeCiphertext(
-            self._ring,
-            self._core.rotate(x.polys, x.digits, key, self._galois[step]),
-            x.scale,  # type: ignore[arg-type]
-        )
+        polys = self._core.rotate(x.polys, self._digits(x), self._keys.rotation[step], self._galois[step])
+        return NativeCiphertext(self._ring, polys, x.scale)
 
-    def _decompose(self, x: NativeCiphertext) -> None:
-        while len(self._recent) >= _SHARED:
-            self._recent.popleft().digits = None
-        x.digits = self._core.decompose(x.polys)
-        self._recent.append(x)
+    def _digits(self, x: NativeCiphertext) -> Digits:
+        if x.digits is None:
+            while len(self._recent) >= _SHARED:
+                self._recent.popleft().digits = None
+            x.digits = self._core.decompose(x.polys)
+            self._recent.append(x)
+        return x.digits
 
     def relinearize(self, a: Ciphertext) -> NativeCiphertext:
         x = self._own(a)
         self._rules.relinearize(x.type)
-        return NativeCiphertext(
-            self._ring,
-            self._core.relinearize(x.polys, self._keys.relin),
-            x.scale,  # type: ignore[arg-type]
-        )
+        key = self._keys.relin
+        if key is None:
+            raise InternalError("the rules let a relinearization pass without its key")
+        return NativeCiphertext(self._ring, self._core.relinearize(x.polys, key), x.scale)
 
     def rescale(self, a: Ciphertext, scale: float) -> NativeCiphertext:
         x = self._own(a)

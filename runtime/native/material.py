@@ -225,7 +225,7 @@ def read(params: Params, path: Path, kind: str) -> tuple[Header, memoryview]:
         ArtifactError: it is missing, damaged, of another kind, or for other parameters.
     """
     files.check_sealed(path, kind)
-    whole = memoryview(np.memmap(path, np.uint8, "r"))[: -hashlib.sha256().digest_size]
+    whole = np.memmap(path, np.uint8, "r").data[: -hashlib.sha256().digest_size]
     start = len(_MAGIC)
     line = bytes(whole[start : start + _LONGEST_HEADER]).partition(b"\n")[0]
     try:
@@ -291,7 +291,7 @@ def load_keys(ring: NativeRing, folder: Path) -> NativeKeys:
 
 
 def _integer(header: Header, name: str) -> int:
-    value = header[name] if name in header else None
+    value = header.get(name)
     if type(value) is not int:
         raise ValueError(f"{name} is not a whole number")
     return value
