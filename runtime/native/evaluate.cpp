@@ -177,13 +177,13 @@ Polys apply_key(const Ring& ring, const Digits& d, const Polys& key) {
     return z;
 }
 
-Polys divide_special(const Ring& ring, const Polys& a, const Polys* addend, bool both, const std::vector<u32>* from) {
+Polys divide_special(const Ring& ring, const Polys& a, int first, const Polys* addend, bool both, const std::vector<u32>* from) {
     const Conversion& c = ring.special();
-    Polys z = ring.polys(a.polys, a.level, false);
-    std::vector<Source> sources(a.polys);
-    ring.threads.loop(a.polys, [&](std::size_t p) {
+    Polys z = ring.polys(a.polys - first, a.level, false);
+    std::vector<Source> sources(z.polys);
+    ring.threads.loop(z.polys, [&](std::size_t p) {
         std::vector<const u64*> limbs;
-        for (int i = 0; i < ring.specials; ++i) limbs.push_back(a.limb(static_cast<int>(p), a.level + 1 + i));
+        for (int i = 0; i < ring.specials; ++i) limbs.push_back(a.limb(first + static_cast<int>(p), a.level + 1 + i));
         sources[p] = lift_source(ring, c, limbs);
     });
     each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
@@ -192,18 +192,106 @@ Polys divide_special(const Ring& ring, const Polys& a, const Polys* addend, bool
         u64* at = from ? scratch.data() : to;
         lower(ring, c, sources[p], i, at);
         const u64* more = addend && (both || p == 0) ? addend->limb(p, i) : nullptr;
-        ring.k->sub_scale(at, a.limb(p, i), at, more, c.divide[i], ring.n, ring.tables[i].m);
+        ring.k->sub_scale(at, a.limb(first + p, i), at, more, c.divide[i], ring.n, ring.tables[i].m);
         if (from) ring.k->permute(to, at, from->data(), ring.n);
     });
     return z;
 }
 
 Polys relinearize(const Ring& ring, const Polys& a, const Polys& key) {
-    return divide_special(ring, apply_key(ring, decompose(ring, a, 2), key), &a, true, nullptr);
+    return divide_special(ring, apply_key(ring, decompose(ring, a, 2), key), 0, &a, true, nullptr);
 }
 
 Polys rotate(const Ring& ring, const Polys& a, const Digits& digits, const Polys& key, const std::vector<u32>& from) {
-    return divide_special(ring, apply_key(ring, digits, key), &a, false, &from);
+    return divide_special(ring, apply_key(ring, digits, key), 0, &a, false, &from);
+}
+
+Polys rotate_extended(const Ring& ring, const Polys& a, const Digits& digits, const Polys& key,
+                      const std::vector<u32>& from) {
+    Polys z = apply_key(ring, digits, key);
+    each_limb(ring, 2, z.limbs, [&](int p, int i) {
+        if (p == 0 && i <= a.level) ring.k->add_scaled(z.limb(0, i), a.limb(0, i), ring.special_product(i), ring.n, modulus(ring, a.level, i));
+        Memory scratch = ring.take(ring.n);
+        ring.k->permute(scratch.data(), z.limb(p, i), from.data(), ring.n);
+        copy(z.limb(p, i), scratch.data(), ring.n);
+    });
+    return z;
+}
+
+namespace {
+
+// Whether the terms are all over the chain's primes alone.
+bool plain_basis(const Giant& giant) {
+    return std::none_of(giant.terms.begin(), giant.terms.end(), [](const auto& term) { return term.first->extended; });
+}
+
+// The plaintext products of one giant step over limb i, of the extended or of the other terms.
+bool products(const Ring& ring, const Giant& giant, bool extended, int level, int i, u64* z0, u64* z1) {
+    std::vector<const u64*> f, x, y;
+    std::vector<int> repeat;
+    for (const auto& [a, b] : giant.terms) {
+        if (a->extended != extended) continue;
+        f.push_back(b->limb(i));
+        repeat.push_back(b->log_repeat);
+        x.push_back(a->limb(0, i));
+        y.push_back(a->limb(1, i));
+    }
+    if (f.empty()) return false;
+    ring.k->dot(z0, z1, f.data(), repeat.data(), x.data(), y.data(), f.size(), ring.n, modulus(ring, level, i), false);
+    return true;
+}
+
+// A giant step's sum of products times the special primes.
+Polys sum_products(const Ring& ring, const Giant& giant, int level) {
+    Polys u = ring.polys(2, level, true);
+    each_limb(ring, 1, u.limbs, [&](int, int i) {
+        u64 *u0 = u.limb(0, i), *u1 = u.limb(1, i);
+        if (!products(ring, giant, true, level, i, u0, u1)) {
+            std::memset(u0, 0, ring.n * sizeof(u64));
+            std::memset(u1, 0, ring.n * sizeof(u64));
+        }
+        if (i > level) return;
+        Memory scratch = ring.take(2 * ring.n);
+        u64 *w0 = scratch.data(), *w1 = w0 + ring.n;
+        if (!products(ring, giant, false, level, i, w0, w1)) return;
+        const Modulus& m = modulus(ring, level, i);
+        ring.k->add_scaled(u0, w0, ring.special_product(i), ring.n, m);
+        ring.k->add_scaled(u1, w1, ring.special_product(i), ring.n, m);
+    });
+    return u;
+}
+
+// u rotated, still times the special primes.
+Polys rotate_sum(const Ring& ring, const Polys& u, const Giant& giant) {
+    const Polys second = divide_special(ring, u, 1, nullptr, false, nullptr);
+    Polys z = apply_key(ring, decompose(ring, second, 0), *giant.key);
+    each_limb(ring, 2, z.limbs, [&](int p, int i) {
+        u64* to = z.limb(p, i);
+        if (p == 0) ring.k->add(to, to, u.limb(0, i), ring.n, modulus(ring, u.level, i));
+        Memory scratch = ring.take(ring.n);
+        ring.k->permute(scratch.data(), to, giant.from->data(), ring.n);
+        copy(to, scratch.data(), ring.n);
+    });
+    return z;
+}
+
+}  // namespace
+
+Polys linear_sum(const Ring& ring, const std::vector<Giant>& giants, int level) {
+    if (giants.size() == 1 && !giants[0].key && plain_basis(giants[0])) {
+        Polys z = ring.polys(2, level, false);
+        each_limb(ring, 1, z.limbs, [&](int, int i) {
+            products(ring, giants[0], false, level, i, z.limb(0, i), z.limb(1, i));
+        });
+        return z;
+    }
+    Polys total;
+    for (const Giant& giant : giants) {
+        Polys u = sum_products(ring, giant, level);
+        if (giant.key) u = rotate_sum(ring, u, giant);
+        total = total.polys ? add(ring, total, u) : std::move(u);
+    }
+    return divide_special(ring, total, 0, nullptr, false, nullptr);
 }
 
 }  // namespace pi

@@ -6,6 +6,7 @@
 // applied once, to the result (as Lattigo does), and digits can be shared by many rotations.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "ring.h"
@@ -34,11 +35,28 @@ Digits decompose(const Ring& ring, const Polys& a, int poly);
 // The inner product with a key (per digit the polynomial with the message, then per digit the uniform
 // one): two polynomials over the extended basis.
 Polys apply_key(const Ring& ring, const Digits& digits, const Polys& key);
-// Divides by the special primes and rounds; polynomial 0 plus `addend`'s polynomial 0, both plus
-// their own for `both`. With `from`, the automorphism is applied to the result.
-Polys divide_special(const Ring& ring, const Polys& a, const Polys* addend, bool both, const std::vector<u32>* from);
+// Divides the polynomials from `first` on by the special primes and rounds; polynomial 0 plus
+// `addend`'s polynomial 0, both plus their own for `both`. With `from`, the automorphism is applied.
+Polys divide_special(const Ring& ring, const Polys& a, int first, const Polys* addend, bool both,
+                     const std::vector<u32>* from);
 
 Polys relinearize(const Ring& ring, const Polys& a, const Polys& key);
 Polys rotate(const Ring& ring, const Polys& a, const Digits& digits, const Polys& key, const std::vector<u32>& from);
+
+// The rotation times the special primes, over the extended basis: a baby step of `linear_sum`.
+Polys rotate_extended(const Ring& ring, const Polys& a, const Digits& digits, const Polys& key,
+                      const std::vector<u32>& from);
+
+// One giant step: a sum of plaintext products, and the rotation that it gets (none where key is null).
+struct Giant {
+    const Polys* key;
+    const std::vector<u32>* from;
+    std::vector<std::pair<const Polys*, const Plain*>> terms;
+};
+
+// The sum of the giant steps. Double hoisting (Bossuat, Mouchet, Troncoso-Pastoriza and Hubaux,
+// EUROCRYPT 2021): products and sums stay over the extended basis; the special primes are divided
+// out once for each giant step's second polynomial and once at the end.
+Polys linear_sum(const Ring& ring, const std::vector<Giant>& giants, int level);
 
 }  // namespace pi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,12 @@ from pi_compiler.errors import ExecutionError, InternalError
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.program import CtType
 from pi_compiler.runtime.backend import Ciphertext, Plaintext
+from pi_compiler.runtime.fuse import Giant
 from pi_compiler.runtime.native.material import NativeCiphertext, NativeKeys, NativePlaintext
 from pi_compiler.runtime.rules import Rules
 
 if TYPE_CHECKING:
-    from pi_compiler.runtime.native._core import Digits
+    from pi_compiler.runtime.native._core import Digits, Plain, Polys
 
 _SHARED = 2
 """Ciphertexts whose decomposition is kept for further rotations; a program rotates one at a time."""
@@ -86,6 +88,38 @@ class NativeEvaluator:
             return x
         polys = self._core.rotate(x.polys, self._digits(x), self._keys.rotation[step], self._galois[step])
         return NativeCiphertext(self._ring, polys, x.scale)
+
+    def encode_linear(self, values: FloatArray, level: int, scale: float) -> NativePlaintext:
+        self._rules.values(values)
+        self._rules.room(level, scale)
+        return NativePlaintext(self._ring, self._ring.encode(values, level, scale, extended=True), scale)
+
+    def rotate_linear(self, a: Ciphertext, by: int) -> NativeCiphertext:
+        x = self._own(a)
+        step = self._rules.rotate(x.type, by)
+        if step == 0:
+            return x
+        key, galois = self._keys.rotation[step], self._galois[step]
+        polys = self._core.rotate_extended(x.polys, self._digits(x), key, galois)
+        return NativeCiphertext(self._ring, polys, x.scale)
+
+    def linear_sum(self, giants: Sequence[Giant]) -> NativeCiphertext:
+        steps: dict[int, list[tuple[Polys, Plain]]] = {}
+        result: CtType | None = None
+        for by, terms in giants:
+            for a, b in terms:
+                x, y = self._own(a), self._plain(b)
+                product = self._rules.mul_plain(x.type, y.plain.level, y.scale)
+                step = self._rules.rotate(product, by)
+                result = product if result is None else self._rules.add(result, product)
+                steps.setdefault(step, []).append((x.polys, y.plain))
+        if result is None:
+            raise ExecutionError("a sum of no products")
+        keyed = [
+            (terms, self._keys.rotation[step] if step else None, self._galois[step] if step else 1)
+            for step, terms in steps.items()
+        ]
+        return NativeCiphertext(self._ring, self._core.linear_sum(keyed, result.level), result.scale)
 
     def _digits(self, x: NativeCiphertext) -> Digits:
         if x.digits is None:

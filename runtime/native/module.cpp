@@ -11,6 +11,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <unordered_map>
 
 #include "encode.h"
@@ -264,10 +265,7 @@ void add_gadget(const Context& c, Polys& z, int zi, const Polys& x, int xi, int 
     py::gil_scoped_release release;
     const int start = ring.digit_start(digit);
     for (int i = start; i < start + ring.digit_width(digit, z.level); ++i) {
-        const u64 q = ring.primes[i];
-        const u64 minus_p = ring.special().minus_d[i];
-        ring.k->add_scaled(z.limb(zi, i), x.limb(xi, i), ring.factor(minus_p ? q - minus_p : 0, i), ring.n,
-                           ring.tables[i].m);
+        ring.k->add_scaled(z.limb(zi, i), x.limb(xi, i), ring.special_product(i), ring.n, ring.tables[i].m);
     }
 }
 
@@ -280,6 +278,27 @@ Polys permute(Context& c, const Polys& a, u64 galois) {
     for (int p = 0; p < a.polys; ++p)
         for (int i = 0; i < a.limbs; ++i) c.ring().k->permute(z.limb(p, i), a.limb(p, i), from.data(), a.n);
     return z;
+}
+
+using Terms = std::vector<std::pair<const Polys*, const Plain*>>;
+
+// Giant steps as (terms, key or null, Galois element).
+Polys linear(Context& c, const std::vector<std::tuple<Terms, const Polys*, u64>>& giants, int level) {
+    c.level(level);
+    if (giants.empty()) refuse("a sum of nothing");
+    std::vector<Giant> checked;
+    for (const auto& [terms, key, galois] : giants) {
+        if (terms.empty()) refuse("a sum of nothing");
+        for (const auto& [a, b] : terms) {
+            if (!a || !b) refuse("a term is missing");
+            same(c, *a, *b);
+            if (a->level != level || a->polys != 2) refuse("a term at another level or of another dimension");
+        }
+        if (key) c.key(*key, level);
+        checked.push_back({key, key ? &c.automorphism(galois) : nullptr, terms});
+    }
+    py::gil_scoped_release release;
+    return linear_sum(c.ring(), checked, level);
 }
 
 py::buffer_info view(Polys& p) {
@@ -395,5 +414,11 @@ PYBIND11_MODULE(_core, m) {
                 c.cipher(a), c.own(digits), c.key(key, a.level);
                 if (a.polys != 2 || digits.level != a.level) refuse("these are not the digits of that ciphertext");
                 return rotate(c.ring(), a, digits, key, c.automorphism(galois));
-            }, Unlocked());
+            }, Unlocked())
+        .def("rotate_extended", [](Context& c, const Polys& a, const Digits& digits, const Polys& key, u64 galois) {
+                c.cipher(a), c.own(digits), c.key(key, a.level);
+                if (a.polys != 2 || digits.level != a.level) refuse("these are not the digits of that ciphertext");
+                return rotate_extended(c.ring(), a, digits, key, c.automorphism(galois));
+            }, Unlocked())
+        .def("linear_sum", &linear);
 }

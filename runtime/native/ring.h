@@ -73,6 +73,11 @@ class Ring {
     const Conversion& digit(int digit, int width) const { return digits_[digit * specials + width - 1]; }
     const Conversion& special() const { return special_; }
     const Conversion& last(int level) const { return last_[level]; }
+    // The special primes' product modulo a prime of the chain.
+    Factor special_product(int prime) const {
+        const u64 minus = special_.minus_d[prime];
+        return factor(minus ? primes[prime] - minus : 0, prime);
+    }
     // Where the automorphism X -> X^galois takes its values from, in transformed order.
     std::vector<u32> automorphism(u64 galois) const;
 
