@@ -225,40 +225,52 @@ bool plain_basis(const Giant& giant) {
     return std::none_of(giant.terms.begin(), giant.terms.end(), [](const auto& term) { return term.first->extended; });
 }
 
-// The plaintext products of one giant step over limb i, of the extended or of the other terms.
-bool products(const Ring& ring, const Giant& giant, bool extended, int level, int i, u64* z0, u64* z1) {
+// Values of a limb that all giant steps visit before the next ones: their baby steps stay in cache.
+constexpr std::size_t BLOCK = 1024;
+// Giant steps whose sums are held at a time.
+constexpr std::size_t HELD = 8;
+
+// The plaintext products of one giant step over a block of limb i, of the extended or of the other terms.
+bool products(const Ring& ring, const Giant& giant, bool extended, int level, int i, std::size_t at, u64* z0,
+              u64* z1) {
     std::vector<const u64*> f, x, y;
     std::vector<int> repeat;
     for (const auto& [a, b] : giant.terms) {
         if (a->extended != extended) continue;
-        f.push_back(b->limb(i));
+        f.push_back(b->limb(i) + (at >> b->log_repeat));
         repeat.push_back(b->log_repeat);
-        x.push_back(a->limb(0, i));
-        y.push_back(a->limb(1, i));
+        x.push_back(a->limb(0, i) + at);
+        y.push_back(a->limb(1, i) + at);
     }
     if (f.empty()) return false;
-    ring.k->dot(z0, z1, f.data(), repeat.data(), x.data(), y.data(), f.size(), ring.n, modulus(ring, level, i), false);
+    ring.k->dot(z0, z1, f.data(), repeat.data(), x.data(), y.data(), f.size(), BLOCK, modulus(ring, level, i), false);
     return true;
 }
 
-// A giant step's sum of products times the special primes.
-Polys sum_products(const Ring& ring, const Giant& giant, int level) {
-    Polys u = ring.polys(2, level, true);
-    each_limb(ring, 1, u.limbs, [&](int, int i) {
-        u64 *u0 = u.limb(0, i), *u1 = u.limb(1, i);
-        if (!products(ring, giant, true, level, i, u0, u1)) {
-            std::memset(u0, 0, ring.n * sizeof(u64));
-            std::memset(u1, 0, ring.n * sizeof(u64));
-        }
-        if (i > level) return;
-        Memory scratch = ring.take(2 * ring.n);
-        u64 *w0 = scratch.data(), *w1 = w0 + ring.n;
-        if (!products(ring, giant, false, level, i, w0, w1)) return;
-        const Modulus& m = modulus(ring, level, i);
-        ring.k->add_scaled(u0, w0, ring.special_product(i), ring.n, m);
-        ring.k->add_scaled(u1, w1, ring.special_product(i), ring.n, m);
+// One block of a giant step's sum of products times the special primes.
+void sum_block(const Ring& ring, const Giant& giant, const Polys& u, int i, std::size_t at) {
+    u64 *u0 = u.limb(0, i) + at, *u1 = u.limb(1, i) + at;
+    if (!products(ring, giant, true, u.level, i, at, u0, u1)) {
+        std::memset(u0, 0, BLOCK * sizeof(u64));
+        std::memset(u1, 0, BLOCK * sizeof(u64));
+    }
+    if (i > u.level) return;
+    alignas(64) u64 w0[BLOCK], w1[BLOCK];
+    if (!products(ring, giant, false, u.level, i, at, w0, w1)) return;
+    const Modulus& m = modulus(ring, u.level, i);
+    ring.k->add_scaled(u0, w0, ring.special_product(i), BLOCK, m);
+    ring.k->add_scaled(u1, w1, ring.special_product(i), BLOCK, m);
+}
+
+// The sums of products of some giant steps, times the special primes.
+std::vector<Polys> sum_products(const Ring& ring, const Giant* giants, std::size_t count, int level) {
+    std::vector<Polys> sums;
+    for (std::size_t g = 0; g < count; ++g) sums.push_back(ring.polys(2, level, true));
+    each_limb(ring, 1, sums[0].limbs, [&](int, int i) {
+        for (std::size_t at = 0; at < ring.n; at += BLOCK)
+            for (std::size_t g = 0; g < count; ++g) sum_block(ring, giants[g], sums[g], i, at);
     });
-    return u;
+    return sums;
 }
 
 // u rotated, still times the special primes.
@@ -281,15 +293,20 @@ Polys linear_sum(const Ring& ring, const std::vector<Giant>& giants, int level) 
     if (giants.size() == 1 && !giants[0].key && plain_basis(giants[0])) {
         Polys z = ring.polys(2, level, false);
         each_limb(ring, 1, z.limbs, [&](int, int i) {
-            products(ring, giants[0], false, level, i, z.limb(0, i), z.limb(1, i));
+            for (std::size_t at = 0; at < ring.n; at += BLOCK)
+                products(ring, giants[0], false, level, i, at, z.limb(0, i) + at, z.limb(1, i) + at);
         });
         return z;
     }
     Polys total;
-    for (const Giant& giant : giants) {
-        Polys u = sum_products(ring, giant, level);
-        if (giant.key) u = rotate_sum(ring, u, giant);
-        total = total.polys ? add(ring, total, u) : std::move(u);
+    for (std::size_t start = 0; start < giants.size(); start += HELD) {
+        const std::size_t count = std::min(HELD, giants.size() - start);
+        std::vector<Polys> sums = sum_products(ring, &giants[start], count, level);
+        for (std::size_t g = 0; g < count; ++g) {
+            Polys u = std::move(sums[g]);
+            if (giants[start + g].key) u = rotate_sum(ring, u, giants[start + g]);
+            total = total.polys ? add(ring, total, u) : std::move(u);
+        }
     }
     return divide_special(ring, total, 0, nullptr, false, nullptr);
 }

@@ -31,6 +31,8 @@ namespace {
 constexpr int S = 52;
 // Products of values below 2^50 whose upper halves add up to less than 2^52.
 constexpr std::size_t CHUNK = 16;
+// Words between a load and its prefetch: keys come from memory in more streams than hardware follows.
+constexpr std::size_t AHEAD = 256;
 
 using V = __m512i;
 
@@ -354,6 +356,8 @@ void dot(u64* z0, u64* z1, const u64* const* f, const int* r, const u64* const* 
         for (std::size_t i = 0; i < n; i += 8) {
             V a = more ? load(z0 + i) : p.zero, c = more ? load(z1 + i) : p.zero, b = p.zero, d = p.zero;
             for (std::size_t k = start; k < end; ++k) {
+                _mm_prefetch(reinterpret_cast<const char*>(x0[k] + i + AHEAD), _MM_HINT_T0);
+                _mm_prefetch(reinterpret_cast<const char*>(x1[k] + i + AHEAD), _MM_HINT_T0);
                 V y = Repeated(r[k]).at(f[k], i), u = load(x0[k] + i), v = load(x1[k] + i);
                 a = low(a, y, u), b = high(b, y, u);
                 c = low(c, y, v), d = high(d, y, v);
