@@ -163,7 +163,7 @@ def prepare(
 
     backend = get_backend(options.backend)
     can = backend.capabilities
-    limits = Limits(can.max_log_n, can.max_prime_bits, can.specials)
+    limits = Limits(can.max_log_n, can.fast_prime_bits or can.max_prime_bits, can.specials)
     imported = import_model(onnx_source(model, example_input), input_shapes=input_shapes, maxpool=options.maxpool)
     samples = samples_for(imported.graph, calibration)
     check_samples(imported.graph, samples)

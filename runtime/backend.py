@@ -40,6 +40,7 @@ class Capabilities:
         encrypted: false for backends that only compute the meaning (clear, sim).
         batch: whether one slot vector may carry a leading batch dimension.
         any_specials: whether another number of special primes will do.
+        fast_prime_bits: largest prime that plans should use, where larger ones work but are slow; 0: any.
     """
 
     opcodes: frozenset[Opcode]
@@ -49,6 +50,7 @@ class Capabilities:
     encrypted: bool
     batch: bool
     any_specials: bool = False
+    fast_prime_bits: int = 0
 
 
 class EvalKeys(Protocol):

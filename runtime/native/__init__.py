@@ -35,7 +35,14 @@ class NativeBackend:
 
     name = "native"
     capabilities = Capabilities(
-        SHARED_OPCODES, max_log_n=16, max_prime_bits=60, specials=1, encrypted=True, batch=False, any_specials=True
+        SHARED_OPCODES,
+        max_log_n=16,
+        max_prime_bits=60,
+        specials=1,
+        encrypted=True,
+        batch=False,
+        any_specials=True,
+        fast_prime_bits=50,
     )
 
     def __init__(self, threads: int | None = None, kernels: str = "") -> None:

@@ -632,6 +632,13 @@ def test_insecure_parameters_need_to_be_asked_for() -> None:
     assert NativeBackend().keygen(p, (), insecure=True).eval_keys.relinearize
 
 
+def test_primes_of_plans_are_small_enough_for_the_fast_transform() -> None:
+    bits = NativeBackend.capabilities.fast_prime_bits
+    p = make_params(13, 1, bits - 8, log_q0=bits - 4, log_special=bits - 0.5)
+    assert max((*p.primes, *p.special)).bit_length() <= bits
+    assert NativeBackend()._ring(p, insecure=False).core.kernels == KERNELS[0]
+
+
 def test_the_largest_ring_works() -> None:
     p = make_params(16, 3, 40, log_q0=46, log_special=49, specials=2)
     backend = NativeBackend()
