@@ -39,6 +39,8 @@ class Capabilities:
         specials: number of special primes that its key switching uses.
         encrypted: false for backends that only compute the meaning (clear, sim).
         batch: whether one slot vector may carry a leading batch dimension.
+        any_specials: whether another number of special primes will do.
+        fast_prime_bits: largest prime that plans should use, where larger ones work but are slow; 0: any.
     """
 
     opcodes: frozenset[Opcode]
@@ -47,6 +49,8 @@ class Capabilities:
     specials: int
     encrypted: bool
     batch: bool
+    any_specials: bool = False
+    fast_prime_bits: int = 0
 
 
 class EvalKeys(Protocol):
@@ -178,6 +182,7 @@ class Backend(Protocol):
 
 BACKENDS: dict[str, str] = {
     "clear": "pi_compiler.runtime.clear:ClearBackend",
+    "native": "pi_compiler.runtime.native:NativeBackend",
     "sim": "pi_compiler.runtime.sim:SimBackend",
     "tenseal": "pi_compiler.runtime.tenseal:TensealBackend",
 }
@@ -233,7 +238,7 @@ def require(backend: Backend, program: Program, params: Params, keys: EvalKeys |
         faults.append(f"ring degree 2^{params.log_n}, at most 2^{can.max_log_n}")
     if (bits := max((*params.primes, *params.special)).bit_length()) > can.max_prime_bits:
         faults.append(f"a prime of {bits} bits, at most {can.max_prime_bits}")
-    if len(params.special) != can.specials and can.encrypted:
+    if len(params.special) != can.specials and can.encrypted and not can.any_specials:
         faults.append(f"{len(params.special)} special primes, exactly {can.specials} needed")
     if faults:
         raise ParameterError(f"backend {backend.name!r} cannot use these parameters", *faults)

@@ -1,7 +1,8 @@
 """Walks a program: encodes constants, calls the backend, frees ciphertexts, keeps time.
 
 ``prepare`` does what depends on the program only, once; ``execute`` runs it on inputs, as often as
-wanted. A program may have 10^6 instructions, so the walk costs about a microsecond each.
+wanted. A program may have 10^6 instructions, so the walk costs about a microsecond each. Evaluators
+that do matrix products in one call get them so (``fuse``); their time is that of the last addition.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from typing import TypeAlias
 
 import numpy as np
 
-from pi_compiler.errors import BackendError, ExecutionError, UnsupportedInstruction
+from pi_compiler.errors import BackendError, ExecutionError, InternalError, UnsupportedInstruction
 from pi_compiler.ir.program import Opcode, Program
 from pi_compiler.runtime.backend import SHARED_OPCODES, Ciphertext, Evaluator, Plaintext
+from pi_compiler.runtime.fuse import NO_FUSION, Fusion, Giant, LinearEvaluator, fuse
 from pi_compiler.runtime.rules import mismatch
 from pi_compiler.runtime.trace import ENCODE, Event, OpTime, Trace
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as (layer, instructions done, instructions in all) whenever the layer changes."""
+
+_Key: TypeAlias = tuple[int, int, float, bool]
 
 MAX_EVENTS = 20_000
 
@@ -40,22 +44,24 @@ class Prepared:
         program: the program.
         evaluator: where it runs.
         slot: per instruction the number of its plaintext, -1 if it has none.
-        keys: per plaintext (constant, level, scale).
+        keys: per plaintext (constant, level, scale, whether a fused product multiplies by it).
         plaintexts: per plaintext its encoding, None where it is encoded at each use.
         plaintext_bytes: memory of those encoded.
-        last: ``Program.last_uses``, as a list.
+        last: per value the last instruction that reads it, as ``Program.last_uses``.
+        fusion: the matrix products that the evaluator does in one call; empty where it does none.
     """
 
     program: Program
     evaluator: Evaluator
     slot: list[int]
-    keys: list[tuple[int, int, float]]
+    keys: list[_Key]
     plaintexts: list[Plaintext | None]
     plaintext_bytes: int
     last: list[int]
+    fusion: Fusion
 
 
-def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int) -> Prepared:
+def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int, fused: bool = True) -> Prepared:
     """Check a program and encode its constants as far as the memory goes.
 
     Constants that save most encoding time per byte come first: often used ones, and those of
@@ -65,24 +71,26 @@ def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int) ->
         program: what to run.
         evaluator: where to run it.
         plaintext_memory: bytes that encoded constants may take; 0 encodes everything late.
+        fused: let the evaluator do whole matrix products in one call if it can.
 
     Raises:
         ExecutionError: the program is malformed, or a constant cannot be encoded.
         UnsupportedInstruction: the program has an instruction that evaluators lack.
     """
     _check(program)
-    slot, keys, uses = _plaintext_slots(program)
+    fusion = fuse(program) if fused and isinstance(evaluator, LinearEvaluator) else NO_FUSION
+    slot, keys, uses = _plaintext_slots(program, fusion)
     plaintexts: list[Plaintext | None] = [None] * len(keys)
     held = 0
-    full: set[tuple[int, bool]] = set()
+    full: set[tuple[int, int]] = set()
     for k in _by_worth(program, keys, uses) if plaintext_memory > 0 else ():
-        const, level, scale = keys[k]
+        const, level = keys[k][:2]
         values = program.consts[const]
-        kind = (level, values.size == 1)
+        kind = (level, values.size)
         if kind in full:
             continue
         try:
-            plaintext = evaluator.encode(np.asarray(values, np.float64), level, scale)
+            plaintext = _encode(program, evaluator, keys[k])
         except BackendError as error:
             at = int(np.flatnonzero(np.asarray(slot) == k)[0])
             raise _located(program, at, error) from error
@@ -92,7 +100,8 @@ def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int) ->
             continue
         plaintexts[k] = plaintext
         held += size
-    return Prepared(program, evaluator, slot, keys, plaintexts, held, program.last_uses().tolist())
+    last = fusion.last_uses(program) if fusion.sums else program.last_uses().tolist()
+    return Prepared(program, evaluator, slot, keys, plaintexts, held, last, fusion)
 
 
 def execute(
@@ -150,13 +159,8 @@ def _run(
     add, sub, neg, mul, add_plain, mul_plain = ev.add, ev.sub, ev.neg, ev.mul, ev.add_plain, ev.mul_plain
     rotate, relinearize, rescale, drop_level = ev.rotate, ev.relinearize, ev.rescale, ev.drop_level
     clock, size_of = time.perf_counter, ev.ciphertext_bytes
-    slot, keys, plaintexts, last, consts = (
-        prepared.slot,
-        prepared.keys,
-        prepared.plaintexts,
-        prepared.last,
-        program.consts,
-    )
+    slot, keys, plaintexts, last = prepared.slot, prepared.keys, prepared.plaintexts, prepared.last
+    sums, skipped, babies = prepared.fusion.sums, prepared.fusion.skipped, prepared.fusion.babies
     seconds, counts, segments = walk.seconds, walk.counts, walk.segments
     total, first = len(program), program.arity
     scales = program.scale[first:].tolist()
@@ -183,13 +187,22 @@ def _run(
                 segments.append((origin, now - began))
             if progress is not None:
                 progress(program.origins[origin], i, total)
+        if i in skipped:
+            counts[origin * _CODES + op] += 1
+            continue
         x = live[a]
-        if k >= 0:
+        if i in sums:
+            y, late, spent = _sum(prepared, live, i)
+            seconds[origin * _CODES + _ENCODE] += spent
+            counts[origin * _CODES + _ENCODE] += late
+            now += spent
+        elif i in babies and isinstance(ev, LinearEvaluator):
+            y = ev.rotate_linear(x, imm)
+        elif k >= 0:
             plain = plaintexts[k]
             if plain is None:
-                const, level, scale = keys[k]
                 start = clock()
-                plain = ev.encode(np.asarray(consts[const], np.float64), level, scale)
+                plain = _encode(program, ev, keys[k])
                 spent = clock() - start
                 seconds[origin * _CODES + _ENCODE] += spent
                 counts[origin * _CODES + _ENCODE] += 1
@@ -224,16 +237,13 @@ def _run(
                 peak_bytes = held
             if alive > peak:
                 peak = alive
-        if last[a] == i:
-            live[a] = None
-            alive -= 1
-            held -= size[a]
-            of_size[size[a]] -= 1
-        if b >= 0 and b != a and last[b] == i:
-            live[b] = None
-            alive -= 1
-            held -= size[b]
-            of_size[size[b]] -= 1
+        reads = (a, b) if i not in sums else prepared.fusion.reads(program, i)
+        for value in reads:
+            if value >= 0 and last[value] == i and live[value] is not None:
+                live[value] = None
+                alive -= 1
+                held -= size[value]
+                of_size[size[value]] -= 1
         x = y = None
         then = clock()
         seconds[origin * _CODES + op] += then - now
@@ -241,6 +251,40 @@ def _run(
         now = then
     walk.peak, walk.peak_bytes = peak, peak_bytes
     walk.pooled_bytes = sum(bytes_ * count for bytes_, count in most_of_size.items())
+
+
+def _sum(prepared: Prepared, live: list[Ciphertext | None], root: int) -> tuple[Ciphertext, int, float]:
+    """A fused matrix product; constants encoded on the way, and the seconds that took."""
+    program, ev = prepared.program, prepared.evaluator
+    if not isinstance(ev, LinearEvaluator):
+        raise InternalError("a matrix product was fused for an evaluator that does none")
+    late, spent = 0, 0.0
+    giants: list[Giant] = []
+    found = prepared.fusion.sums[root]
+    for step, products in found.giants:
+        terms = []
+        for at in products:
+            k = prepared.slot[at]
+            plain = prepared.plaintexts[k]
+            if plain is None:
+                start = time.perf_counter()
+                plain = _encode(program, ev, prepared.keys[k])
+                spent += time.perf_counter() - start
+                late += 1
+            terms.append((live[int(program.a[at])], plain))
+        giants.append((step, terms))
+    total = ev.linear_sum(giants)
+    for value in found.addends:
+        total = ev.add(total, live[value])
+    return total, late, spent
+
+
+def _encode(program: Program, evaluator: Evaluator, key: _Key) -> Plaintext:
+    const, level, scale, linear = key
+    values = np.asarray(program.consts[const], np.float64)
+    if linear and isinstance(evaluator, LinearEvaluator):
+        return evaluator.encode_linear(values, level, scale)
+    return evaluator.encode(values, level, scale)
 
 
 def _check(program: Program) -> None:
@@ -262,14 +306,15 @@ def _check(program: Program) -> None:
         raise ExecutionError("the program is malformed: an input or output does not exist")
 
 
-def _plaintext_slots(program: Program) -> tuple[list[int], list[tuple[int, int, float]], list[int]]:
+def _plaintext_slots(program: Program, fusion: Fusion) -> tuple[list[int], list[_Key], list[int]]:
     """Number the distinct plaintexts: per instruction its number, per plaintext its key and uses."""
     level, scale = program.level[program.a], program.scale[program.a]
     scale = np.where(program.op == Opcode.MUL_PLAIN, program.plain_scale, scale)
-    numbers: dict[tuple[int, int, float], int] = {}
+    numbers: dict[_Key, int] = {}
     slot: list[int] = []
     uses: list[int] = []
-    for key in zip(program.const.tolist(), level.tolist(), scale.tolist(), strict=True):
+    for i, columns in enumerate(zip(program.const.tolist(), level.tolist(), scale.tolist(), strict=True)):
+        key = (*columns, i in fusion.products)
         if key[0] < 0:
             slot.append(-1)
             continue
@@ -281,11 +326,11 @@ def _plaintext_slots(program: Program) -> tuple[list[int], list[tuple[int, int, 
     return slot, list(numbers), uses
 
 
-def _by_worth(program: Program, keys: list[tuple[int, int, float]], uses: list[int]) -> list[int]:
+def _by_worth(program: Program, keys: list[_Key], uses: list[int]) -> list[int]:
     """Plaintext numbers, those first whose encoding beforehand saves most time per byte."""
 
     def worth(k: int) -> float:
-        const, level, _ = keys[k]
+        const, level = keys[k][:2]
         fixed = _FIXED_ENCODE_LIMBS if program.consts[const].size > 1 else 0.0
         transform = 1.0 if program.consts[const].size > 1 else 0.02
         return uses[k] * (fixed / (level + 1) + transform)

@@ -1,0 +1,175 @@
+"""Finds matrix products in a program, for evaluators that do one in a single call.
+
+A baby-step giant-step product is a tree of additions over rotations (giant steps) of trees of
+additions over plaintext products of rotations (baby steps). Nothing is marked in the program: the
+pattern is found where every inner value is used once, so any kernel that writes it profits. What
+remains is executed instruction by instruction, which is also the oracle for this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from pi_compiler.ir.graph import FloatArray
+from pi_compiler.ir.program import Opcode, Program
+from pi_compiler.runtime.backend import Ciphertext, Plaintext
+
+Giant: TypeAlias = tuple[int, Sequence[tuple[Ciphertext, Plaintext]]]
+"""A rotation amount, and the products whose sum it rotates."""
+
+
+@runtime_checkable
+class LinearEvaluator(Protocol):
+    """What an evaluator has besides ``Evaluator`` if it fuses matrix products."""
+
+    def encode_linear(self, values: FloatArray, level: int, scale: float) -> Plaintext:
+        """Encode a constant that ``linear_sum`` multiplies by."""
+
+    def rotate_linear(self, a: Ciphertext, by: int) -> Ciphertext:
+        """A rotation that only ``linear_sum`` reads."""
+
+    def linear_sum(self, giants: Sequence[Giant]) -> Ciphertext:
+        """The sum over all giant steps of the rotated sums of products."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """One fused matrix product.
+
+    Attributes:
+        giants: per giant step its rotation and the MUL_PLAIN instructions that it sums.
+        addends: further values, added to the result.
+        covered: the instructions that are not executed by themselves, the root left out.
+    """
+
+    giants: tuple[tuple[int, tuple[int, ...]], ...]
+    addends: tuple[int, ...]
+    covered: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """The matrix products of a program.
+
+    Attributes:
+        sums: per root instruction what it sums.
+        skipped: instructions that a sum stands for.
+        babies: rotations that only sums read.
+        products: MUL_PLAIN instructions inside sums.
+    """
+
+    sums: dict[int, Sum]
+    skipped: frozenset[int]
+    babies: frozenset[int]
+    products: frozenset[int]
+
+    def reads(self, program: Program, at: int) -> tuple[int, ...]:
+        """The values that executing an instruction reads; nothing for a skipped one."""
+        if at in self.skipped:
+            return ()
+        if at in self.sums:
+            found = self.sums[at]
+            terms = (int(program.a[k]) for _, products in found.giants for k in products)
+            return (*terms, *found.addends)
+        a, b = int(program.a[at]), int(program.b[at])
+        return (a,) if b < 0 else (a, b)
+
+    def last_uses(self, program: Program) -> list[int]:
+        """Like ``Program.last_uses``, when sums read all their operands at their root."""
+        last = [-1] * len(program.level)
+        for at in range(len(program)):
+            for value in self.reads(program, at):
+                last[value] = at
+        for values in program.outputs.values():
+            for value in values:
+                last[value] = len(program)
+        return last
+
+
+NO_FUSION = Fusion({}, frozenset(), frozenset(), frozenset())
+"""Every instruction by itself."""
+
+
+def fuse(program: Program) -> Fusion:
+    """Find the matrix products, last ones first, so that a root is the top of its tree."""
+    finder = _Finder(program)
+    sums: dict[int, Sum] = {}
+    skipped: set[int] = set()
+    for at in reversed(range(len(program))):
+        if finder.op[at] == Opcode.ADD and at not in skipped and (found := finder.sum_at(at)) is not None:
+            sums[at] = found
+            skipped.update(found.covered)
+    products = frozenset(k for found in sums.values() for _, ks in found.giants for k in ks)
+    return Fusion(sums, frozenset(skipped), finder.babies(products), products)
+
+
+class _Finder:
+    def __init__(self, program: Program) -> None:
+        self.program, self.first = program, program.arity
+        self.op, self.a, self.b = program.op.tolist(), program.a.tolist(), program.b.tolist()
+        self.imm, self.dimension = program.imm.tolist(), program.dimension.tolist()
+        self.uses = [0] * len(self.dimension)
+        for value in (*self.a, *(v for v in self.b if v >= 0), *(v for vs in program.outputs.values() for v in vs)):
+            self.uses[value] += 1
+
+    def inner(self, value: int, op: Opcode) -> int | None:
+        """The instruction that makes a value of dimension 2 that is read once, if it is of this kind."""
+        at = value - self.first
+        once = at >= 0 and self.op[at] == op and self.uses[value] == 1 and self.dimension[value] == 2
+        return at if once else None
+
+    def leaves(self, values: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Below a tree of additions: the values that are no additions themselves; the additions."""
+        found, additions, todo = [], [], list(values)
+        while todo:
+            value = todo.pop()
+            at = self.inner(value, Opcode.ADD)
+            if at is None:
+                found.append(value)
+            else:
+                additions.append(at)
+                todo += (self.a[at], self.b[at])
+        return found, additions
+
+    def sum_at(self, root: int) -> Sum | None:
+        if self.dimension[self.first + root] != 2:
+            return None
+        values, covered = self.leaves((self.a[root], self.b[root]))
+        giants: dict[int, list[int]] = {}
+        addends: list[int] = []
+        for value in values:
+            if (product := self.inner(value, Opcode.MUL_PLAIN)) is not None:
+                giants.setdefault(0, []).append(product)
+                covered.append(product)
+            elif (rotated := self.giant(value)) is not None:
+                giants.setdefault(rotated[0], []).extend(rotated[1])
+                covered += rotated[2]
+            else:
+                addends.append(value)
+        if sum(map(len, giants.values())) < 2:
+            return None
+        return Sum(tuple((step, tuple(ks)) for step, ks in sorted(giants.items())), tuple(addends), tuple(covered))
+
+    def giant(self, value: int) -> tuple[int, list[int], list[int]] | None:
+        """A rotated sum of products: the rotation, the products, all instructions."""
+        rotation = self.inner(value, Opcode.ROTATE)
+        if rotation is None:
+            return None
+        values, covered = self.leaves((self.a[rotation],))
+        products = [self.inner(v, Opcode.MUL_PLAIN) for v in values]
+        if any(k is None for k in products):
+            return None
+        found = [k for k in products if k is not None]
+        return self.imm[rotation], found, [rotation, *covered, *found]
+
+    def babies(self, products: frozenset[int]) -> frozenset[int]:
+        """Rotations that nothing but these products reads."""
+        read = [0] * len(self.uses)
+        for k in products:
+            read[self.a[k]] += 1
+        at = range(len(self.op))
+        return frozenset(
+            i for i in at if self.op[i] == Opcode.ROTATE and self.uses[self.first + i] == read[self.first + i] > 0
+        )

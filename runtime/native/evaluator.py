@@ -1,0 +1,157 @@
+"""The evaluating side of the native backend: checks the books, calls the compiled module."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pi_compiler.errors import ExecutionError, InternalError
+from pi_compiler.ir.graph import FloatArray
+from pi_compiler.ir.program import CtType
+from pi_compiler.runtime.backend import Ciphertext, Plaintext
+from pi_compiler.runtime.fuse import Giant
+from pi_compiler.runtime.native.material import NativeCiphertext, NativeKeys, NativePlaintext
+from pi_compiler.runtime.rules import Rules
+
+if TYPE_CHECKING:
+    from pi_compiler.runtime.native._core import Digits, Plain, Polys
+
+_SHARED = 2
+"""Ciphertexts whose decomposition is kept for further rotations; a program rotates one at a time."""
+
+
+class NativeEvaluator:
+    """Arithmetic with parameters and public keys alone."""
+
+    def __init__(self, keys: NativeKeys) -> None:
+        self._ring, self._core, self._keys = keys.ring, keys.ring.core, keys
+        self._rules = Rules(keys.ring.params, keys.rotations, keys.relinearize)
+        self._galois = {step: keys.ring.galois(step) for step in keys.rotations}
+        self._own = keys.ring.own
+        self._recent: deque[NativeCiphertext] = deque()
+
+    def encode(self, values: FloatArray, level: int, scale: float) -> NativePlaintext:
+        self._rules.values(values)
+        self._rules.room(level, scale)
+        return NativePlaintext(self._ring, self._ring.encode(values, level, scale), scale)
+
+    def plaintext_bytes(self, plaintext: Plaintext) -> int:
+        return self._plain(plaintext).plain.nbytes
+
+    def ciphertext_bytes(self, ciphertext: Ciphertext) -> int:
+        return self._own(ciphertext).polys.nbytes
+
+    def type_of(self, ciphertext: Ciphertext) -> CtType:
+        return self._own(ciphertext).type
+
+    def save_ciphertext(self, ciphertext: Ciphertext, path: Path) -> int:
+        return self._ring.save(ciphertext, path)
+
+    def load_ciphertext(self, path: Path) -> NativeCiphertext:
+        return self._ring.load(path)
+
+    def add(self, a: Ciphertext, b: Ciphertext) -> NativeCiphertext:
+        x, y = self._own(a), self._own(b)
+        self._rules.add(x.type, y.type)
+        return NativeCiphertext(self._ring, self._core.add(x.polys, y.polys), x.scale)
+
+    def sub(self, a: Ciphertext, b: Ciphertext) -> NativeCiphertext:
+        x, y = self._own(a), self._own(b)
+        self._rules.add(x.type, y.type)
+        return NativeCiphertext(self._ring, self._core.sub(x.polys, y.polys), x.scale)
+
+    def neg(self, a: Ciphertext) -> NativeCiphertext:
+        x = self._own(a)
+        return NativeCiphertext(self._ring, self._core.neg(x.polys), x.scale)
+
+    def mul(self, a: Ciphertext, b: Ciphertext) -> NativeCiphertext:
+        x, y = self._own(a), self._own(b)
+        scale = self._rules.mul(x.type, y.type).scale
+        return NativeCiphertext(self._ring, self._core.mul(x.polys, y.polys), scale)
+
+    def add_plain(self, a: Ciphertext, b: Plaintext) -> NativeCiphertext:
+        x, y = self._own(a), self._plain(b)
+        self._rules.add_plain(x.type, y.plain.level, y.scale)
+        return NativeCiphertext(self._ring, self._core.add_plain(x.polys, y.plain), x.scale)
+
+    def mul_plain(self, a: Ciphertext, b: Plaintext) -> NativeCiphertext:
+        x, y = self._own(a), self._plain(b)
+        scale = self._rules.mul_plain(x.type, y.plain.level, y.scale).scale
+        return NativeCiphertext(self._ring, self._core.mul_plain(x.polys, y.plain), scale)
+
+    def rotate(self, a: Ciphertext, by: int) -> NativeCiphertext:
+        x = self._own(a)
+        step = self._rules.rotate(x.type, by)
+        if step == 0:
+            return x
+        polys = self._core.rotate(x.polys, self._digits(x), self._keys.rotation[step], self._galois[step])
+        return NativeCiphertext(self._ring, polys, x.scale)
+
+    def encode_linear(self, values: FloatArray, level: int, scale: float) -> NativePlaintext:
+        self._rules.values(values)
+        self._rules.room(level, scale)
+        return NativePlaintext(self._ring, self._ring.encode(values, level, scale, extended=True), scale)
+
+    def rotate_linear(self, a: Ciphertext, by: int) -> NativeCiphertext:
+        x = self._own(a)
+        step = self._rules.rotate(x.type, by)
+        if step == 0:
+            return x
+        key, galois = self._keys.rotation[step], self._galois[step]
+        polys = self._core.rotate_extended(x.polys, self._digits(x), key, galois)
+        return NativeCiphertext(self._ring, polys, x.scale)
+
+    def linear_sum(self, giants: Sequence[Giant]) -> NativeCiphertext:
+        steps: dict[int, list[tuple[Polys, Plain]]] = {}
+        result: CtType | None = None
+        for by, terms in giants:
+            for a, b in terms:
+                x, y = self._own(a), self._plain(b)
+                product = self._rules.mul_plain(x.type, y.plain.level, y.scale)
+                step = self._rules.rotate(product, by)
+                result = product if result is None else self._rules.add(result, product)
+                steps.setdefault(step, []).append((x.polys, y.plain))
+        if result is None:
+            raise ExecutionError("a sum of no products")
+        keyed = [
+            (terms, self._keys.rotation[step] if step else None, self._galois[step] if step else 1)
+            for step, terms in steps.items()
+        ]
+        return NativeCiphertext(self._ring, self._core.linear_sum(keyed, result.level), result.scale)
+
+    def _digits(self, x: NativeCiphertext) -> Digits:
+        if x.digits is None:
+            while len(self._recent) >= _SHARED:
+                self._recent.popleft().digits = None
+            x.digits = self._core.decompose(x.polys)
+            self._recent.append(x)
+        return x.digits
+
+    def relinearize(self, a: Ciphertext) -> NativeCiphertext:
+        x = self._own(a)
+        self._rules.relinearize(x.type)
+        key = self._keys.relin
+        if key is None:
+            raise InternalError("the rules let a relinearization pass without its key")
+        return NativeCiphertext(self._ring, self._core.relinearize(x.polys, key), x.scale)
+
+    def rescale(self, a: Ciphertext, scale: float) -> NativeCiphertext:
+        x = self._own(a)
+        self._rules.rescale(x.type, scale)
+        return NativeCiphertext(self._ring, self._core.rescale(x.polys), scale)
+
+    def drop_level(self, a: Ciphertext, level: int) -> NativeCiphertext:
+        x = self._own(a)
+        self._rules.drop_level(x.type, level)
+        if level == x.polys.level:
+            return x
+        return NativeCiphertext(self._ring, self._core.drop(x.polys, level), x.scale)
+
+    def _plain(self, plaintext: Plaintext) -> NativePlaintext:
+        if not isinstance(plaintext, NativePlaintext):
+            raise ExecutionError(f"the native backend cannot compute with a {type(plaintext).__name__}")
+        if plaintext.ring is not self._ring and plaintext.ring.params != self._ring.params:
+            raise ExecutionError("a constant of other parameters")
+        return plaintext

@@ -1,0 +1,460 @@
+// The inner loops with AVX-512 and its 52-bit products (IFMA), for primes below 2^50.
+//
+// A transform goes depth first through the tree of halves, eight (at first two or four) parts at a
+// time in registers, so that data pass through memory once in three stages, and from 4096 values
+// on stay in the first-level cache. The last six stages of 64 values are one visit: three between
+// registers, a transposition, three more.
+#include "kernels.h"
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#include <cmath>
+#include <initializer_list>
+
+#include "scalar_ntt.h"
+
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,avx512ifma,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512vl,avx512ifma,fma,prefer-vector-width=512")
+#endif
+
+#include "fft.h"
+
+#define INLINE inline __attribute__((always_inline))
+
+namespace pi {
+namespace {
+
+constexpr int S = 52;
+// Products of values below 2^50 whose upper halves add up to less than 2^52.
+constexpr std::size_t CHUNK = 16;
+// Words between a load and its prefetch: keys come from memory in more streams than hardware follows.
+constexpr std::size_t AHEAD = 256;
+
+using V = __m512i;
+
+INLINE V set(u64 x) { return _mm512_set1_epi64(static_cast<long long>(x)); }
+INLINE V load(const u64* p) { return _mm512_loadu_si512(p); }
+INLINE void store(u64* p, V x) { _mm512_storeu_si512(p, x); }
+INLINE V low(V acc, V x, V y) { return _mm512_madd52lo_epu64(acc, x, y); }
+INLINE V high(V acc, V x, V y) { return _mm512_madd52hi_epu64(acc, x, y); }
+// x - q if that is not negative: as unsigned numbers a negative difference is the larger one.
+INLINE V once(V x, V q) { return _mm512_min_epu64(x, _mm512_sub_epi64(x, q)); }
+
+struct Pair {
+    V w, shoup;
+};
+
+INLINE Pair pair(Factor f) { return {set(f.w), set(f.shoup)}; }
+INLINE Pair pair(const u64* p) { return {load(p), load(p + 8)}; }
+
+// Constants of one prime in registers.
+struct Prime {
+    V q, q2, minus_q, mask, zero;
+
+    INLINE explicit Prime(u64 prime)
+        : q(set(prime)),
+          q2(set(2 * prime)),
+          minus_q(set((u64{1} << S) - prime)),
+          mask(set((u64{1} << S) - 1)),
+          zero(_mm512_setzero_si512()) {}
+
+    // x f mod q in [0, 2q), for any x below 2^52.
+    INLINE V mul(V x, Pair f) const {
+        V quotient = high(zero, x, f.shoup);
+        V product = low(zero, x, f.w);
+        return _mm512_and_si512(low(product, quotient, minus_q), mask);
+    }
+    INLINE V full(V x) const { return once(once(x, q2), q); }
+};
+
+// Reduces sums of 52-bit halves of products.
+struct Wide {
+    Pair word, one;
+
+    INLINE explicit Wide(const Modulus& m) : word(pair(m.word)), one{set(1), set(m.one)} {}
+
+    INLINE V reduce(V lo, V hi, const Prime& p) const {
+        hi = _mm512_add_epi64(hi, _mm512_srli_epi64(lo, S));
+        V a = p.mul(hi, word), b = p.mul(_mm512_and_si512(lo, p.mask), one);
+        return p.full(_mm512_add_epi64(a, b));
+    }
+};
+
+// ---- Transform ----
+
+INLINE void forward(V& x, V& y, Pair w, const Prime& p) {
+    V u = once(x, p.q2), v = p.mul(y, w);
+    x = _mm512_add_epi64(u, v);
+    y = _mm512_add_epi64(_mm512_sub_epi64(u, v), p.q2);
+}
+
+INLINE void backward(V& x, V& y, Pair w, const Prime& p) {
+    V u = _mm512_add_epi64(x, y), v = _mm512_add_epi64(_mm512_sub_epi64(x, y), p.q2);
+    x = once(u, p.q2);
+    y = p.mul(v, w);
+}
+
+// Three stages on eight registers; w has the factors of nodes g, 2g, 2g+1, 4g ... 4g+3.
+INLINE void forward8(V* x, const Pair* w, const Prime& p) {
+    for (int j = 0; j < 4; ++j) forward(x[j], x[j + 4], w[0], p);
+    for (int h = 0; h < 2; ++h)
+        for (int j = 0; j < 2; ++j) forward(x[4 * h + j], x[4 * h + j + 2], w[1 + h], p);
+    for (int j = 0; j < 4; ++j) forward(x[2 * j], x[2 * j + 1], w[3 + j], p);
+}
+
+INLINE void backward8(V* x, const Pair* w, const Prime& p) {
+    for (int j = 0; j < 4; ++j) backward(x[2 * j], x[2 * j + 1], w[3 + j], p);
+    for (int h = 0; h < 2; ++h)
+        for (int j = 0; j < 2; ++j) backward(x[4 * h + j], x[4 * h + j + 2], w[1 + h], p);
+    for (int j = 0; j < 4; ++j) backward(x[j], x[j + 4], w[0], p);
+}
+
+INLINE void factors8(Pair* w, const Factor* node, std::size_t g) {
+    w[0] = pair(node[g]);
+    for (int j = 0; j < 2; ++j) w[1 + j] = pair(node[2 * g + j]);
+    for (int j = 0; j < 4; ++j) w[3 + j] = pair(node[4 * g + j]);
+}
+
+// Factors of the last three stages of the eight groups from node g on (a multiple of 8).
+INLINE void factors_last(Pair* w, const Twiddles& t, std::size_t g) {
+    alignas(64) u64 first[16];
+    for (int j = 0; j < 8; ++j) {
+        first[j] = t.node[g + j].w;
+        first[8 + j] = t.node[g + j].shoup;
+    }
+    w[0] = pair(first);
+    for (int j = 0; j < 2; ++j) w[1 + j] = pair(t.pairs + 4 * g + 16 * j);
+    for (int j = 0; j < 4; ++j) w[3 + j] = pair(t.quads + 8 * g + 16 * j);
+}
+
+INLINE void transpose8(V* x) {
+    V a[8], b[8];
+    for (int j = 0; j < 4; ++j) {
+        a[2 * j] = _mm512_unpacklo_epi64(x[2 * j], x[2 * j + 1]);
+        a[2 * j + 1] = _mm512_unpackhi_epi64(x[2 * j], x[2 * j + 1]);
+    }
+    for (int h = 0; h < 2; ++h)
+        for (int j = 0; j < 2; ++j) {
+            b[4 * h + j] = _mm512_shuffle_i64x2(a[4 * h + j], a[4 * h + j + 2], 0x88);
+            b[4 * h + j + 2] = _mm512_shuffle_i64x2(a[4 * h + j], a[4 * h + j + 2], 0xdd);
+        }
+    for (int j = 0; j < 4; ++j) {
+        x[j] = _mm512_shuffle_i64x2(b[j], b[j + 4], 0x88);
+        x[j + 4] = _mm512_shuffle_i64x2(b[j], b[j + 4], 0xdd);
+    }
+}
+
+// How many parts a node of so many values is split into: eight, but the rest at the largest.
+INLINE int radix(std::size_t n) {
+    int stages = __builtin_ctzll(n) - 6;
+    return stages % 3 == 0 ? 8 : stages % 3 == 1 ? 2 : 4;
+}
+
+template <int R>
+void forward_pass(u64* x, std::size_t n, std::size_t g, const Factor* node, const Prime& p) {
+    const std::size_t part = n / R;
+    Pair w[7];
+    w[0] = pair(node[g]);
+    if (R >= 4) w[1] = pair(node[2 * g]), w[2] = pair(node[2 * g + 1]);
+    if (R == 8) factors8(w, node, g);
+    for (std::size_t j = 0; j < part; j += 8) {
+        V v[R];
+        for (int k = 0; k < R; ++k) v[k] = load(x + k * part + j);
+        if constexpr (R == 8) {
+            forward8(v, w, p);
+        } else if constexpr (R == 4) {
+            forward(v[0], v[2], w[0], p), forward(v[1], v[3], w[0], p);
+            forward(v[0], v[1], w[1], p), forward(v[2], v[3], w[2], p);
+        } else {
+            forward(v[0], v[1], w[0], p);
+        }
+        for (int k = 0; k < R; ++k) store(x + k * part + j, v[k]);
+    }
+}
+
+// With `last`, values are multiplied by a factor and reduced.
+template <int R, bool last>
+void backward_pass(u64* x, std::size_t n, std::size_t g, const Factor* node, const Prime& p, Factor scale) {
+    const std::size_t part = n / R;
+    Pair w[7];
+    w[0] = pair(node[g]);
+    if (R >= 4) w[1] = pair(node[2 * g]), w[2] = pair(node[2 * g + 1]);
+    if (R == 8) factors8(w, node, g);
+    const Pair f = pair(scale);
+    for (std::size_t j = 0; j < part; j += 8) {
+        V v[R];
+        for (int k = 0; k < R; ++k) v[k] = load(x + k * part + j);
+        if constexpr (R == 8) {
+            backward8(v, w, p);
+        } else if constexpr (R == 4) {
+            backward(v[0], v[1], w[1], p), backward(v[2], v[3], w[2], p);
+            backward(v[0], v[2], w[0], p), backward(v[1], v[3], w[0], p);
+        } else {
+            backward(v[0], v[1], w[0], p);
+        }
+        for (int k = 0; k < R; ++k) store(x + k * part + j, last ? once(p.mul(v[k], f), p.q) : v[k]);
+    }
+}
+
+INLINE void forward_leaf(u64* x, std::size_t g, const Twiddles& t, const Prime& p) {
+    V v[8];
+    Pair w[7];
+    factors8(w, t.node, g);
+    for (int k = 0; k < 8; ++k) v[k] = load(x + 8 * k);
+    forward8(v, w, p);
+    transpose8(v);
+    factors_last(w, t, 8 * g);
+    forward8(v, w, p);
+    transpose8(v);
+    for (int k = 0; k < 8; ++k) store(x + 8 * k, p.full(v[k]));
+}
+
+INLINE void backward_leaf(u64* x, std::size_t g, const Twiddles& t, const Prime& p) {
+    V v[8];
+    Pair w[7];
+    for (int k = 0; k < 8; ++k) v[k] = load(x + 8 * k);
+    transpose8(v);
+    factors_last(w, t, 8 * g);
+    backward8(v, w, p);
+    transpose8(v);
+    factors8(w, t.node, g);
+    backward8(v, w, p);
+    for (int k = 0; k < 8; ++k) store(x + 8 * k, v[k]);
+}
+
+void forward_node(u64* x, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p) {
+    if (n == 64) return forward_leaf(x, g, t, p);
+    const int r = radix(n);
+    if (r == 8)
+        forward_pass<8>(x, n, g, t.node, p);
+    else if (r == 4)
+        forward_pass<4>(x, n, g, t.node, p);
+    else
+        forward_pass<2>(x, n, g, t.node, p);
+    for (int k = 0; k < r; ++k) forward_node(x + k * (n / r), n / r, r * g + k, t, p);
+}
+
+template <bool last>
+void backward_node(u64* x, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p, Factor scale) {
+    if (n == 64) return backward_leaf(x, g, t, p);
+    const int r = radix(n);
+    for (int k = 0; k < r; ++k) backward_node<false>(x + k * (n / r), n / r, r * g + k, t, p, scale);
+    if (r == 8)
+        backward_pass<8, last>(x, n, g, t.node, p, scale);
+    else if (r == 4)
+        backward_pass<4, last>(x, n, g, t.node, p, scale);
+    else
+        backward_pass<2, last>(x, n, g, t.node, p, scale);
+}
+
+void ntt(u64* x, std::size_t n, const Table& t) {
+    if (n <= 64) return scalar_ntt<S>(x, n, t);
+    forward_node(x, n, 1, t.forward, Prime(t.m.q));
+}
+
+void intt(u64* x, std::size_t n, const Table& t, Factor scale) {
+    if (n <= 64) return scalar_intt<S>(x, n, t, scale);
+    backward_node<true>(x, n, 1, t.inverse, Prime(t.m.q), scale);
+}
+
+// ---- Pointwise ----
+
+// Reads eight values of which each repeats 2^log_repeat times.
+class Repeated {
+  public:
+    INLINE explicit Repeated(int log_repeat) : r_(log_repeat) {
+        const V lane = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
+        pick_ = _mm512_srli_epi64(lane, static_cast<unsigned>(r_ < 3 ? r_ : 3));
+        some_ = static_cast<__mmask8>(r_ < 3 ? 0xff >> (8 - (8 >> r_)) : 1);
+    }
+    INLINE V at(const u64* p, std::size_t i) const {
+        if (r_ == 0) return load(p + i);
+        return _mm512_permutexvar_epi64(pick_, _mm512_maskz_loadu_epi64(some_, p + (i >> r_)));
+    }
+
+  private:
+    int r_;
+    V pick_;
+    __mmask8 some_;
+};
+
+void add(u64* z, const u64* x, const u64* y, std::size_t n, const Modulus& m) {
+    const V q = set(m.q);
+    for (std::size_t i = 0; i < n; i += 8) store(z + i, once(_mm512_add_epi64(load(x + i), load(y + i)), q));
+}
+
+void sub(u64* z, const u64* x, const u64* y, std::size_t n, const Modulus& m) {
+    const V q = set(m.q);
+    for (std::size_t i = 0; i < n; i += 8) {
+        V d = _mm512_sub_epi64(load(x + i), load(y + i));
+        store(z + i, _mm512_min_epu64(d, _mm512_add_epi64(d, q)));
+    }
+}
+
+void add_repeated(u64* z, const u64* x, const u64* y, int r, std::size_t n, const Modulus& m) {
+    const V q = set(m.q);
+    const Repeated repeated(r);
+    for (std::size_t i = 0; i < n; i += 8) store(z + i, once(_mm512_add_epi64(load(x + i), repeated.at(y, i)), q));
+}
+
+void neg(u64* z, const u64* x, std::size_t n, const Modulus& m) {
+    const V q = set(m.q);
+    for (std::size_t i = 0; i < n; i += 8) {
+        V v = load(x + i);
+        store(z + i, _mm512_maskz_sub_epi64(_mm512_test_epi64_mask(v, v), q, v));
+    }
+}
+
+void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, std::size_t n, const Modulus& m) {
+    const Prime p(m.q);
+    const Pair w = pair(f);
+    for (std::size_t i = 0; i < n; i += 8) {
+        V v = once(p.mul(_mm512_sub_epi64(_mm512_add_epi64(load(x + i), p.q), load(y + i)), w), p.q);
+        store(z + i, a ? once(_mm512_add_epi64(v, load(a + i)), p.q) : v);
+    }
+}
+
+void add_scaled(u64* z, const u64* x, Factor f, std::size_t n, const Modulus& m) {
+    const Prime p(m.q);
+    const Pair w = pair(f);
+    for (std::size_t i = 0; i < n; i += 8)
+        store(z + i, p.full(_mm512_add_epi64(load(z + i), p.mul(load(x + i), w))));
+}
+
+void mul_add(u64* z, const u64* x, const u64* y, const u64* a, std::size_t n, const Modulus& m) {
+    const Prime p(m.q);
+    const Wide wide(m);
+    for (std::size_t i = 0; i < n; i += 8) {
+        V u = load(x + i), v = load(y + i);
+        store(z + i, wide.reduce(low(load(a + i), u, v), high(p.zero, u, v), p));
+    }
+}
+
+void tensor(u64* z0, u64* z1, u64* z2, const u64* x0, const u64* x1, const u64* y0, const u64* y1, std::size_t n,
+            const Modulus& m) {
+    const Prime p(m.q);
+    const Wide wide(m);
+    for (std::size_t i = 0; i < n; i += 8) {
+        V a0 = load(x0 + i), a1 = load(x1 + i), b0 = load(y0 + i), b1 = load(y1 + i);
+        store(z0 + i, wide.reduce(low(p.zero, a0, b0), high(p.zero, a0, b0), p));
+        store(z1 + i, wide.reduce(low(low(p.zero, a0, b1), a1, b0), high(high(p.zero, a0, b1), a1, b0), p));
+        store(z2 + i, wide.reduce(low(p.zero, a1, b1), high(p.zero, a1, b1), p));
+    }
+}
+
+void dot(u64* z0, u64* z1, const u64* const* f, const int* r, const u64* const* x0, const u64* const* x1,
+         std::size_t terms, std::size_t n, const Modulus& m, bool into) {
+    const Prime p(m.q);
+    const Wide wide(m);
+    for (std::size_t start = 0; start < terms; start += CHUNK) {
+        const std::size_t end = start + CHUNK < terms ? start + CHUNK : terms;
+        const bool more = into || start > 0;
+        for (std::size_t i = 0; i < n; i += 8) {
+            V a = more ? load(z0 + i) : p.zero, c = more ? load(z1 + i) : p.zero, b = p.zero, d = p.zero;
+            for (std::size_t k = start; k < end; ++k) {
+                _mm_prefetch(reinterpret_cast<const char*>(x0[k] + i + AHEAD), _MM_HINT_T0);
+                _mm_prefetch(reinterpret_cast<const char*>(x1[k] + i + AHEAD), _MM_HINT_T0);
+                V y = Repeated(r[k]).at(f[k], i), u = load(x0[k] + i), v = load(x1[k] + i);
+                a = low(a, y, u), b = high(b, y, u);
+                c = low(c, y, v), d = high(d, y, v);
+            }
+            store(z0 + i, wide.reduce(a, b, p));
+            store(z1 + i, wide.reduce(c, d, p));
+        }
+    }
+}
+
+void convert(u64* z, const u64* const* y, const u64* c, std::size_t terms, const u64* v, u64 minus_d, std::size_t n,
+             const Modulus& m) {
+    const Prime p(m.q);
+    const Wide wide(m);
+    const V d = set(minus_d);
+    for (std::size_t i = 0; i < n; i += 8) {
+        V k = load(v + i), a = low(p.zero, k, d), b = high(p.zero, k, d);
+        for (std::size_t j = 0; j < terms; ++j) {
+            V x = load(y[j] + i), w = set(c[j]);
+            a = low(a, x, w), b = high(b, x, w);
+        }
+        store(z + i, wide.reduce(a, b, p));
+    }
+}
+
+void quotients(u64* v, const u64* const* y, const double* inverse, std::size_t terms, std::size_t n) {
+    const __m512d half = _mm512_set1_pd(0.5);
+    for (std::size_t i = 0; i < n; i += 8) {
+        __m512d sum = half;
+        for (std::size_t k = 0; k < terms; ++k)
+            sum = _mm512_fmadd_pd(_mm512_cvtepu64_pd(load(y[k] + i)), _mm512_set1_pd(inverse[k]), sum);
+        store(v + i, _mm512_cvttpd_epu64(sum));
+    }
+}
+
+void lift(u64* z, const double* x, std::size_t n, const Modulus& m) {
+    if (n < 8) {
+        for (std::size_t i = 0; i < n; ++i) {
+            i64 s = static_cast<i64>(x[i]);
+            u64 r = reduce_once(mul_lazy<S>(static_cast<u64>(s < 0 ? -s : s), Factor{1, m.one}, m.q), m.q);
+            z[i] = s < 0 && r ? m.q - r : r;
+        }
+        return;
+    }
+    const Prime p(m.q);
+    const Pair one{set(1), set(m.one)};
+    for (std::size_t i = 0; i < n; i += 8) {
+        V s = _mm512_cvttpd_epi64(_mm512_loadu_pd(x + i));
+        V r = once(p.mul(_mm512_abs_epi64(s), one), p.q);
+        __mmask8 flip = _mm512_movepi64_mask(s) & _mm512_test_epi64_mask(r, r);
+        store(z + i, _mm512_mask_sub_epi64(r, flip, p.q, r));
+    }
+}
+
+void permute(u64* z, const u64* x, const u32* from, std::size_t n) {
+    for (std::size_t i = 0; i < n; i += 8) {
+        __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+        store(z + i, _mm512_i32gather_epi64(at, x, 8));
+    }
+}
+
+void fft(double* re, double* im, std::size_t n, const double* cosine, const double* sine, double sign) {
+    fft_stages(re, im, n, cosine, sine, sign);
+}
+
+bool reduced(const u64* x, std::size_t n, const Modulus& m) {
+    const V q = set(m.q);
+    __mmask8 bad = 0;
+    for (std::size_t i = 0; i < n; i += 8) bad |= _mm512_cmpge_epu64_mask(load(x + i), q);
+    return bad == 0;
+}
+
+const Kernels IFMA = {
+    "avx512ifma", S,          50,     CHUNK - 1, ntt,     intt,      add,  sub,     add_repeated, neg,
+    sub_scale,    add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, fft,          reduced,
+};
+
+}  // namespace
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+const Kernels* ifma_kernels() {
+    const bool can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512ifma");
+    return can ? &IFMA : nullptr;
+}
+
+}  // namespace pi
+
+#else
+
+namespace pi {
+const Kernels* ifma_kernels() { return nullptr; }
+}  // namespace pi
+
+#endif

@@ -1,0 +1,123 @@
+#include "memory.h"
+
+#include <cstdlib>
+#include <new>
+#include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace pi {
+
+namespace {
+constexpr std::size_t LINE = 64, HUGE_PAGE = std::size_t{2} << 20;
+}
+
+Pool::~Pool() {
+    for (auto& [words, blocks] : free_)
+        for (u64* block : blocks) std::free(block);
+}
+
+u64* Pool::take(std::size_t words) {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        auto found = free_.find(words);
+        if (found != free_.end() && !found->second.empty()) {
+            u64* block = found->second.back();
+            found->second.pop_back();
+            return block;
+        }
+    }
+    const std::size_t bytes = words * sizeof(u64), align = bytes >= HUGE_PAGE ? HUGE_PAGE : LINE;
+    void* block = std::aligned_alloc(align, (bytes + align - 1) / align * align);
+    if (!block) throw std::bad_alloc();
+#if defined(__linux__)
+    // Transforms stride through whole limbs; with small pages they wait for address translation.
+    if (align == HUGE_PAGE) madvise(block, bytes, MADV_HUGEPAGE);
+#endif
+    return static_cast<u64*>(block);
+}
+
+void Pool::give(u64* block, std::size_t words) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    free_[words].push_back(block);
+}
+
+Memory::Memory(std::shared_ptr<Pool> pool, std::size_t words)
+    : pool_(std::move(pool)), data_(pool_->take(words)), words_(words) {}
+
+Memory& Memory::operator=(Memory&& other) noexcept {
+    if (this == &other) return *this;
+    release();
+    pool_ = std::move(other.pool_);
+    data_ = std::exchange(other.data_, nullptr);
+    words_ = std::exchange(other.words_, 0);
+    secret = std::exchange(other.secret, false);
+    return *this;
+}
+
+void Memory::release() {
+    if (!data_) return;
+    if (secret) {
+        // Volatile, so that the compiler does not drop writes that nobody reads.
+        volatile u64* p = data_;
+        for (std::size_t i = 0; i < words_; ++i) p[i] = 0;
+    }
+    pool_->give(data_, words_);
+    data_ = nullptr;
+}
+
+Threads::Threads(int count) {
+    for (int i = 1; i < count; ++i) workers_.emplace_back([this] { work(); });
+}
+
+Threads::~Threads() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        stop_ = true;
+    }
+    start_.notify_all();
+    for (auto& worker : workers_) worker.join();
+}
+
+void Threads::drain() {
+    for (std::size_t i; (i = next_.fetch_add(1)) < iterations_;) (*body_)(i);
+}
+
+void Threads::work() {
+    u64 seen = 0;
+    for (;;) {
+        {
+            std::unique_lock<std::mutex> lock(mutex_);
+            start_.wait(lock, [&] { return stop_ || round_ != seen; });
+            if (stop_) return;
+            seen = round_;
+        }
+        drain();
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (--busy_ == 0) done_.notify_one();
+    }
+}
+
+void Threads::run(std::size_t iterations, const std::function<void(std::size_t)>& body) {
+    std::unique_lock<std::mutex> turn(callers_, std::try_to_lock);
+    if (!turn.owns_lock()) {
+        for (std::size_t i = 0; i < iterations; ++i) body(i);
+        return;
+    }
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        body_ = &body;
+        iterations_ = iterations;
+        next_ = 0;
+        busy_ = workers_.size();
+        ++round_;
+    }
+    start_.notify_all();
+    drain();
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [&] { return busy_ == 0; });
+}
+
+}  // namespace pi

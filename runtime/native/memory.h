@@ -1,0 +1,81 @@
+// Blocks of words that are reused by size, and a few threads that share loops.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "arith.h"
+
+namespace pi {
+
+class Pool {
+  public:
+    ~Pool();
+    u64* take(std::size_t words);
+    void give(u64* block, std::size_t words);
+
+  private:
+    std::mutex mutex_;
+    std::map<std::size_t, std::vector<u64*>> free_;
+};
+
+// A block of a pool, given back when it goes; wiped before that if it held a secret.
+class Memory {
+  public:
+    Memory() = default;
+    Memory(std::shared_ptr<Pool> pool, std::size_t words);
+    Memory(Memory&& other) noexcept { *this = std::move(other); }
+    Memory& operator=(Memory&& other) noexcept;
+    ~Memory() { release(); }
+
+    u64* data() const { return data_; }
+    std::size_t words() const { return words_; }
+    bool secret = false;
+
+  private:
+    void release();
+    std::shared_ptr<Pool> pool_;
+    u64* data_ = nullptr;
+    std::size_t words_ = 0;
+};
+
+// Runs the iterations of a loop on several threads. One loop at a time: a second caller works alone.
+class Threads {
+  public:
+    explicit Threads(int count);
+    ~Threads();
+    int count() const { return static_cast<int>(workers_.size()) + 1; }
+
+    template <class Body>
+    void loop(std::size_t iterations, const Body& body) {
+        if (workers_.empty() || iterations < 2) {
+            for (std::size_t i = 0; i < iterations; ++i) body(i);
+            return;
+        }
+        run(iterations, [&body](std::size_t i) { body(i); });
+    }
+
+  private:
+    void run(std::size_t iterations, const std::function<void(std::size_t)>& body);
+    void work();
+    void drain();
+
+    std::vector<std::thread> workers_;
+    std::mutex callers_;
+    std::mutex mutex_;
+    std::condition_variable start_, done_;
+    const std::function<void(std::size_t)>* body_ = nullptr;
+    std::size_t iterations_ = 0;
+    std::atomic<std::size_t> next_{0};
+    std::size_t busy_ = 0;
+    u64 round_ = 0;
+    bool stop_ = false;
+};
+
+}  // namespace pi

@@ -1,0 +1,200 @@
+"""The secret side: key generation, encryption, decryption. The only module that touches a secret key.
+
+Randomness that must stay unknown comes from the operating system (``os.urandom``) word by word; only
+public uniform polynomials are expanded from a seed, itself from there. The secret is uniform over
+{-1, 0, 1}^N, errors are discrete Gaussians of standard deviation 3.2, sampled by inverting their
+cumulative distribution with 64-bit words. Parameters are checked against the security table
+when the ring is made.
+
+    encryption        (a (-s) + e + m, a)
+    relinearization   per digit j: (a (-s) + e + P g_j s^2, a)
+    rotation by k     per digit j: (a (-t) + e + P g_j s, a), where the automorphism of k takes t to s
+
+g_j is 1 modulo the primes of digit j and 0 modulo all others. ``a`` is uniform, ``e`` fresh, each time.
+
+Security: the data owner encrypts with the secret key (less noise than with a public one, and half
+the size in files). What comes back is decrypted by the same owner; handing decrypted values to
+others would need noise flooding first (Li and Micciancio, 2021), which is not done here.
+Polynomials that hold a secret are overwritten when they are let go.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from decimal import Decimal, localcontext
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pi_compiler.errors import ArtifactError, ExecutionError
+from pi_compiler.ir.graph import FloatArray
+from pi_compiler.runtime import keys as files
+from pi_compiler.runtime.backend import Ciphertext
+from pi_compiler.runtime.native.material import (
+    RELINEARIZE,
+    ROTATIONS,
+    SEED_BYTES,
+    NativeCiphertext,
+    NativeKeys,
+    NativeRing,
+    read,
+    write,
+    write_keys,
+)
+from pi_compiler.runtime.rules import Rules
+
+if TYPE_CHECKING:
+    from pi_compiler.runtime.native._core import Polys
+
+ERROR_STD = "3.2"
+_TAIL = 32
+"""Errors beyond ten standard deviations have less than 2^-64 of the probability."""
+
+
+def ternary(n: int) -> NDArray[np.int8]:
+    """Independent uniform values of -1, 0, 1."""
+    found = np.empty(0, np.int8)
+    while found.size < n:
+        fresh = np.frombuffer(os.urandom(n + n // 64 + 64), np.uint8)
+        found = np.concatenate([found, (fresh[fresh < 255] % 3).astype(np.int8) - np.int8(1)])
+    return found[:n]
+
+
+@cache
+def _cumulative() -> NDArray[np.uint64]:
+    """2^64 times the probability of an error of at most -_TAIL, -_TAIL + 1, ... _TAIL - 1."""
+    with localcontext() as context:
+        context.prec = 50
+        variance = Decimal(ERROR_STD) ** 2
+        weights = [(-Decimal(k * k) / (2 * variance)).exp() for k in range(-_TAIL, _TAIL + 1)]
+        total, sums = sum(weights), [sum(weights[: i + 1]) for i in range(2 * _TAIL)]
+        return np.array([min(int(s / total * 2**64), 2**64 - 1) for s in sums], np.uint64)
+
+
+def gaussian(n: int) -> FloatArray:
+    """Independent discrete Gaussians of standard deviation 3.2."""
+    words = np.frombuffer(os.urandom(8 * n), np.uint64)
+    return np.searchsorted(_cumulative(), words, side="right").astype(np.float64) - _TAIL
+
+
+class NativeClient:
+    """The data owner's side."""
+
+    def __init__(
+        self, ring: NativeRing, secret: NDArray[np.int8], rotations: frozenset[int], relinearize: bool
+    ) -> None:
+        self._ring, self._core = ring, ring.core
+        self._coefficients = secret
+        self._rotations, self._relinearize = rotations, relinearize
+        self._rules = Rules(ring.params, rotations, relinearize)
+        self._secret = self._small(secret.astype(np.float64))
+        self._minus = self._core.neg(self._secret)
+        self._keys: NativeKeys | None = None
+
+    @staticmethod
+    def generate(ring: NativeRing, rotations: Iterable[int], relinearize: bool) -> NativeClient:
+        """A client with a fresh secret key."""
+        secret = ternary(1 << ring.params.log_n)
+        return NativeClient(ring, secret, files.normalize(rotations, ring.params.slots), relinearize)
+
+    @staticmethod
+    def load(ring: NativeRing, path: Path, rotations: Iterable[int], relinearize: bool) -> NativeClient:
+        """The client whose secret key ``save`` wrote."""
+        _, content = read(ring.params, path, "secret key")
+        secret = np.frombuffer(content, np.int8).copy()
+        if secret.size != 1 << ring.params.log_n or np.abs(secret.astype(np.int16)).max() > 1:
+            raise ArtifactError(f"{str(path)!r} is not a secret key for these parameters")
+        return NativeClient(ring, secret, files.normalize(rotations, ring.params.slots), relinearize)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_coefficients"):
+            self._coefficients[:] = 0
+
+    def _small(self, coefficients: FloatArray) -> Polys:
+        return self._core.small(coefficients, self._ring.params.max_level, True)
+
+    def _error(self) -> Polys:
+        return self._small(gaussian(1 << self._ring.params.log_n))
+
+    def _make_key(self, message: Polys, minus: Polys) -> tuple[bytes, Polys]:
+        """A key that turns what ``message`` multiplies into a ciphertext under minus ``minus``."""
+        level = self._ring.params.max_level
+        digits = self._core.digits(level)
+        key, seed = self._core.empty(2 * digits, level, True), os.urandom(SEED_BYTES)
+        for j in range(digits):
+            self._ring.uniform(key, digits + j, seed, j)
+            self._core.mul_add(key, j, key, digits + j, minus, 0, self._error(), 0)
+            self._core.add_gadget(key, j, message, 0, j)
+        return seed, key
+
+    def _rotation_key(self, step: int) -> tuple[bytes, Polys]:
+        inverse = pow(self._ring.galois(step), -1, 2 << self._ring.params.log_n)
+        return self._make_key(self._secret, self._core.permute(self._minus, inverse))
+
+    def _relinearization_key(self) -> tuple[bytes, Polys]:
+        level = self._ring.params.max_level
+        square, zero = (self._core.empty(1, level, True, secret=True) for _ in range(2))
+        self._core.mul_add(square, 0, self._secret, 0, self._secret, 0, zero, 0)
+        return self._make_key(square, self._minus)
+
+    @property
+    def eval_keys(self) -> NativeKeys:
+        if self._keys is None:
+            rotation = {step: self._rotation_key(step)[1] for step in sorted(self._rotations)}
+            relin = self._relinearization_key()[1] if self._relinearize else None
+            self._keys = NativeKeys(self._ring, rotation, relin)
+        return self._keys
+
+    def save_eval_keys(self, folder: Path) -> int:
+        files.make_folder(folder)
+        written = 0
+        if self._rotations:
+            made = {step: self._rotation_key(step) for step in sorted(self._rotations)}
+            written += write_keys(self._ring, folder / ROTATIONS, made)
+        if self._relinearize:
+            written += write_keys(self._ring, folder / RELINEARIZE, {0: self._relinearization_key()})
+        manifest = files.manifest("native", self._ring.params, self._rotations, self._relinearize)
+        return written + files.write_manifest(folder, manifest)
+
+    def _encrypt(self, slots: FloatArray, level: int, scale: float) -> tuple[bytes, NativeCiphertext]:
+        self._rules.values(slots)
+        self._rules.room(level, scale)
+        plain = self._ring.encode(slots, level, scale)
+        fresh, seed = self._core.empty(2, level, False), os.urandom(SEED_BYTES)
+        error = self._core.small(gaussian(1 << self._ring.params.log_n), level, False)
+        self._ring.uniform(fresh, 1, seed, 0)
+        self._core.mul_add(fresh, 0, fresh, 1, self._minus, 0, error, 0)
+        return seed, NativeCiphertext(self._ring, self._core.add_plain(fresh, plain), scale)
+
+    def encrypt(self, slots: FloatArray, level: int, scale: float) -> NativeCiphertext:
+        return self._encrypt(slots, level, scale)[1]
+
+    def encrypt_to(self, path: Path, slots: FloatArray, level: int, scale: float) -> int:
+        seed, x = self._encrypt(slots, level, scale)
+        header = {"level": level, "polys": 2, "scale": scale, "seed": seed.hex()}
+        return write(self._ring.params, path, "ciphertext", header, [np.asarray(x.polys)[:1]])
+
+    def decrypt(self, ciphertext: Ciphertext) -> FloatArray:
+        x = self._ring.own(ciphertext)
+        message = self._core.empty(1, x.polys.level, False, secret=True)
+        last = x.polys.polys - 1
+        self._core.mul_add(message, 0, x.polys, last, self._secret, 0, x.polys, last - 1)
+        if last == 2:
+            self._core.mul_add(message, 0, message, 0, self._secret, 0, x.polys, 0)
+        try:
+            return self._core.decode(message) / x.scale
+        except ValueError as error:
+            raise ExecutionError(f"cannot decrypt: {error}") from error
+
+    def save(self, path: Path) -> None:
+        write(self._ring.params, path, "secret key", {}, [self._coefficients], private=True)
+
+    def save_ciphertext(self, ciphertext: Ciphertext, path: Path) -> int:
+        return self._ring.save(ciphertext, path)
+
+    def load_ciphertext(self, path: Path) -> NativeCiphertext:
+        return self._ring.load(path)
