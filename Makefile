@@ -5,27 +5,29 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch = \["\(.*\)"\]$$/\1/p' pyproject.toml)
+NATIVE := $(wildcard runtime/native/*.cpp runtime/native/*.h)
 BENCHES := $(shell grep -l __main__ bench/*.py)
 
-.PHONY: help demo test test-all lint check wheel bench clean
+.PHONY: help demo test test-all lint check wheel sanitize bench clean
 
 help:
 	@echo 'make demo      recognize encrypted handwritten digits, end to end'
 	@echo 'make test      the fast tests'
 	@echo 'make test-all  all tests'
 	@echo 'make check     ruff, mypy, import contracts, the wheel, the fast tests'
+	@echo 'make sanitize  the native backend under the address and undefined-behavior sanitizers'
 	@echo 'make bench     every benchmark; results in bench/results'
 	@echo 'make clean     remove .venv and caches'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
+$(VENV)/demo.stamp: pyproject.toml setup.py $(NATIVE) | $(BIN)/python
 	$(PIP) --editable '.[tenseal,data]'
 	@touch $@
 
 # torch comes first and alone: resolved together with others, another build of it might be chosen.
-$(VENV)/test.stamp: pyproject.toml | $(BIN)/python
+$(VENV)/test.stamp: pyproject.toml setup.py $(NATIVE) | $(BIN)/python
 	$(PIP) '$(TORCH)'
 	$(PIP) --editable '.[tenseal,torch,data,test]'
 	@touch $@ $(VENV)/demo.stamp
@@ -53,6 +55,9 @@ wheel: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/test_packaging.py
 
 check: lint wheel test
+
+sanitize: $(VENV)/test.stamp
+	$(BIN)/python tests/sanitized.py
 
 bench: $(VENV)/test.stamp
 	@for b in $(BENCHES); do echo "== $$b"; $(BIN)/python $$b || exit 1; done

@@ -120,7 +120,10 @@ def load_costs(backend: str, path: Path | None = None) -> CostTable:
     Raises:
         ParameterError: the file is damaged or for another backend.
     """
-    shipped = Path(__file__).parent / "runtime" / "costs_default.json"
+    folder = Path(__file__).parent / "runtime"
+    shipped = folder / f"costs_{backend}.json"
+    if not shipped.exists():
+        shipped = folder / "costs_tenseal.json"
     own = path if path is not None else table_path(backend)
     source = own if path is not None or own.exists() else shipped
     try:

@@ -37,13 +37,17 @@ def folders() -> dict[str, Path]:
     return found
 
 
+COMPILED = (".cpp", ".h", ".so", ".pyd")
+"""Sources of the extension, which the wheel has no use for, and the extension, which may be missing."""
+
+
 def data_files(folder: Path) -> set[Path]:
-    """What belongs to a package besides its modules."""
+    """What belongs to a package besides its modules and its compiled part."""
     return {
         path
         for path in folder.rglob("*")
         if path.is_file()
-        and path.suffix != ".py"
+        and path.suffix not in (".py", *COMPILED)
         and "__pycache__" not in path.parts
         and next(p for p in path.parents if (p / "__init__.py").exists()) == folder
     }
@@ -91,7 +95,7 @@ def test_the_wheel_holds_the_folders_and_imports_elsewhere(tmp_path: Path) -> No
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(copy)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {n for n in names if ".dist-info/" not in n} == expected_files()
+    assert {n for n in names if ".dist-info/" not in n and not n.endswith(COMPILED)} == expected_files()
     assert any(n.endswith("licenses/LICENSE") for n in names)
 
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "empty")], check=True)

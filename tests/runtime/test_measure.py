@@ -47,7 +47,7 @@ def test_unknown_backends_are_refused() -> None:
 
 
 def test_the_shipped_table_covers_the_usual_rings() -> None:
-    table = json.loads((Path(pi_compiler.runtime.__file__).parent / "costs_default.json").read_text())
+    table = json.loads((Path(pi_compiler.runtime.__file__).parent / "costs_tenseal.json").read_text())
     assert table["backend"] == "tenseal"
     assert {"12", "13", "14", "15"} <= set(table["ops"])
     for log_n, ops in table["ops"].items():
