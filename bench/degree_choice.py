@@ -142,6 +142,7 @@ def main() -> None:
     else:
         uniform = f"uniform {single.name}"
         written.append(rows.cost("activation_depth_single", chosen.depth, "levels", uniform, single.depth))
+        written.append(rows.Row("accuracy_single", found[single.name], "fraction"))
     rows.write("degree_choice", written)
     print(rows.machine())
 
