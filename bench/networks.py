@@ -23,6 +23,18 @@ import numpy as np
 import rows
 
 WANTED_ACCURACY = {"mlp": 0.975, "lola": 0.98, "lenet": 0.988, "digits_cnn": 0.97}
+COUNTS = (
+    "levels",
+    "rotations",
+    "plain_products",
+    "keys",
+    "key_bytes",
+    "bytes_sent",
+    "input_ciphertexts",
+    "log_n",
+    "log_qp",
+    "security_bits",
+)
 ORION_SECONDS = {"mlp": 0.56, "lola": 0.38}
 ORION_ROTATIONS = {"mlp": 79}
 
@@ -87,18 +99,6 @@ def run(folder: Path) -> dict[str, float]:
         parts.append((result.encrypt_seconds, result.trace.seconds, result.decrypt_seconds))
     encrypt, evaluation, decrypt = np.median(np.array(parts), axis=0)
     report = model.report
-    copied = (
-        "levels",
-        "rotations",
-        "plain_products",
-        "keys",
-        "key_bytes",
-        "bytes_sent",
-        "input_ciphertexts",
-        "log_n",
-        "log_qp",
-        "security_bits",
-    )
     return {
         "images": len(x),
         "agreement": agree,
@@ -113,7 +113,7 @@ def run(folder: Path) -> dict[str, float]:
         "prepare_seconds": session.prepare_seconds,
         "peak_memory_bytes": peak_bytes(),
         "predicted_memory_bytes": float(str(report["peak_memory_bytes"])),
-        **{k: float(str(report[k])) for k in copied},
+        **{k: float(str(report[k])) for k in COUNTS},
     }
 
 
@@ -133,16 +133,7 @@ def table(name: str, r: dict[str, float]) -> list[rows.Row]:
     if name in ORION_ROTATIONS:
         found.append(rows.cost(f"{name}_rotations", r["rotations"], "rotations", "Orion", ORION_ROTATIONS[name]))
     plain = (
-        "levels",
-        "rotations",
-        "plain_products",
-        "keys",
-        "key_bytes",
-        "bytes_sent",
-        "input_ciphertexts",
-        "log_n",
-        "log_qp",
-        "security_bits",
+        *COUNTS,
         "encrypt_seconds",
         "evaluate_seconds",
         "decrypt_seconds",

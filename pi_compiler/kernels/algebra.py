@@ -8,6 +8,7 @@ refuses what the scheme forbids; a reading only says what an instruction yields.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -44,7 +45,7 @@ class Value:
         return self.type.scale
 
 
-class Algebra:
+class Algebra(ABC):
     """Level, scale and dimension rules of CKKS; subclasses implement ``apply``.
 
     Args:
@@ -59,11 +60,11 @@ class Algebra:
         self.slots = slots
         self._rotations: dict[tuple[int, int], tuple[object, list[Value]]] = {}
 
+    @abstractmethod
     def apply(
         self, op: Opcode, a: Value, b: Value | None, imm: int, const: Constant | None, plain_scale: float, out: CtType
     ) -> object:
         """What an instruction yields, as ``Value.data``."""
-        raise NotImplementedError
 
     def _do(
         self,
