@@ -250,7 +250,8 @@ def in_layer_units(fit: Fit, bounds: FloatArray) -> Fit:
         growth=c.growth * widest,
     )
     note = f"a range per channel, from {bounds.min():.3g} to {widest:.3g}; errors are those of the widest"
-    return replace(fit, certificate=certificate, notes=(*fit.notes, note))
+    message = fit.message and f"{fit.message}; this is in units of each channel's own range, at most {widest:.3g}"
+    return replace(fit, certificate=certificate, notes=(*fit.notes, note), message=message)
 
 
 def goal_of(node: Node) -> Target:

@@ -282,3 +282,10 @@ def test_polynomials_of_one_value_merge_and_of_two_do_not(costs):
     ops = [n.op for n in c.graph.nodes()]
     assert ops.count("Poly") == 1
     assert ops.count("Mul") == 1
+
+
+def test_a_failed_fit_by_channel_says_in_which_units_it_speaks(costs):
+    b, model = residual()
+    options = Options(activation=Activation("chebyshev"), backend="clear", activation_error=1e-4)
+    with pytest.raises(CalibrationError, match="in units of each channel's own range"):
+        compiled(model, b.samples(), costs, options)
