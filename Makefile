@@ -56,7 +56,7 @@ wheel: $(VENV)/test.stamp
 
 check: lint wheel test
 
-sanitize: $(VENV)/test.stamp
+sanitize: $(VENV)/dev.stamp
 	$(BIN)/python tests/sanitized.py
 
 bench: $(VENV)/test.stamp
