@@ -1,0 +1,1 @@
+"""The budget methods, one file each."""
