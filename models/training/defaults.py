@@ -24,7 +24,7 @@ AUGMENTATIONS: Final[Mapping[str, Augmentation]] = MappingProxyType(
 )
 """Changes of the training images by data set; a data set that is not here gets none."""
 
-_LARGE = 10_000
+_LARGE = 5_000_000
 _CROSSINGS = 1.5
 
 
@@ -39,7 +39,7 @@ def recipe_for(data: Dataset, search_epochs: int, finetune_epochs: int) -> Recip
         search_epochs: while the mask is found.
         finetune_epochs: after it is fixed.
     """
-    large = len(data) >= _LARGE
+    large = data.x.size >= _LARGE
     batch = min(128 if large else 64, len(data))
     augmentation = AUGMENTATIONS.get(data.name, Augmentation())
     search = Settings(
