@@ -34,6 +34,8 @@ HYSTERESIS = 0.003
 HINGE = 140.0
 REFIT_EVERY = 10
 REFIT_UNTIL = 508
+LIMIT = 6.0
+RANGE = 0.1
 
 
 class Indicator(nn.Module):
@@ -85,7 +87,8 @@ class _Search(Hooks):
 
     def penalty(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         kept = torch.stack([gate().sum() for gate in self.gates]).sum()
-        return self.hinge * (kept / self.total - self.task.budget / self.total).clamp(min=0.0)
+        hinge = self.hinge * (kept / self.total - self.task.budget / self.total).clamp(min=0.0)
+        return hinge + range_penalty(self.masked, self.task)
 
     def groups(self, model: nn.Module) -> list[dict[str, object]]:
         rate = self.task.recipe.search.learning_rate
@@ -94,13 +97,23 @@ class _Search(Hooks):
 
 
 class Coefficients(Hooks):
-    """Gives the polynomials' coefficients a learning rate of their own and no weight decay."""
+    """Keeps inputs of polynomials in their range; coefficients have their own rate and no weight decay."""
 
-    def __init__(self, masked: Mapping[str, Masked], rate: float) -> None:
-        self.masked, self.rate = masked, rate
+    def __init__(self, masked: Mapping[str, Masked], task: Task) -> None:
+        self.masked, self.task = masked, task
+        self.rate = task.recipe.finetune.learning_rate * task.recipe.polynomials
+
+    def penalty(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return range_penalty(self.masked, self.task)
 
     def groups(self, model: nn.Module) -> list[dict[str, object]]:
         return polynomial_groups(self.masked, self.rate)
+
+
+def range_penalty(masked: Mapping[str, Masked], task: Task) -> torch.Tensor:
+    """What inputs of polynomials have beyond their limits, weighted; after a forward pass in training."""
+    weight = task.recipe.options.get("range", RANGE)
+    return weight * sum((m.excess for m in masked.values() if m.excess is not None), torch.zeros(()))
 
 
 def polynomial_groups(masked: Mapping[str, Masked], rate: float) -> list[dict[str, object]]:
@@ -113,7 +126,8 @@ def autorep(task: Task, mode: Literal["paper", "as_released"] = "paper") -> None
     """See the module's docstring. Search with Adam, then fine-tuning with the mask fixed.
 
     Recipe options: ``hysteresis`` (0.003), ``hinge`` (the weight mu, 140), ``indicator_rate`` (learning rate
-    of w relative to that of the weights, 1), ``refit_until`` (last step at which polynomials are refitted, 508).
+    of w relative to that of the weights, 1), ``refit_until`` (last step at which polynomials are refitted, 508),
+    ``range`` (weight of the range penalty, 0.1).
     """
     masked = mask_relus(task)
     generator = torch.Generator().manual_seed(task.seed)
@@ -128,8 +142,7 @@ def autorep(task: Task, mode: Literal["paper", "as_released"] = "paper") -> None
     elif task.budget == 0:
         for m in masked.values():
             m.mask.zero_()
-    rate = task.recipe.finetune.learning_rate * task.recipe.polynomials
-    task.run("finetune", task.recipe.finetune, (Coefficients(masked, rate),))
+    task.run("finetune", task.recipe.finetune, (Coefficients(masked, task),))
 
 
 def keep_best(masked: Mapping[str, Masked], gates: Mapping[str, Indicator], budget: int) -> None:
@@ -172,6 +185,8 @@ def fit_polynomials(
 ) -> None:
     """Coefficients of every activation from the mean and the deviation of its inputs, channel by channel.
 
+    The limits for training come from the same statistics: six deviations of the widest channel.
+
     Raises:
         ParameterError: inputs are not finite; training has diverged.
     """
@@ -204,3 +219,4 @@ def fit_polynomials(
         coef = dapa(mean, std, DEGREES[masked[name].kind], mode=mode)
         with torch.no_grad():
             masked[name].coef.copy_(torch.from_numpy(coef))
+        masked[name].bound(float((np.abs(mean) + LIMIT * std).max()))
