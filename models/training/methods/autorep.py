@@ -26,9 +26,9 @@ from pi_compiler.errors import ParameterError
 from pi_compiler.models.training.engine import Hooks
 from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.masked import DEGREES, Masked, channel_axis
-from pi_compiler.models.training.methods.method import Task, mask_relus
+from pi_compiler.models.training.methods.method import Task, keep_units, mask_relus, units
 
-__all__ = ["Indicator", "autorep", "fit_polynomials", "keep_best"]
+__all__ = ["Indicator", "autorep", "fit_polynomials"]
 
 HYSTERESIS = 0.003
 HINGE = 140.0
@@ -134,47 +134,17 @@ def autorep(task: Task, mode: Literal["paper", "as_released"] = "paper") -> None
     fit_polynomials(task.module, masked, task.batches(), mode)
     if 0 < task.budget < task.module.comparisons:
         for m in masked.values():
-            m.gate = Indicator(m.node.shape, _unit(m, task.granularity), generator)
+            m.gate = Indicator(m.node.shape, units(m, task.granularity), generator)
         task.run("search", replace(task.recipe.search, choose=False), (_Search(masked, task, mode),))
-        keep_best(masked, {n: m.gate for n, m in masked.items() if isinstance(m.gate, Indicator)}, task.budget)
+        # The indicators that are on stay, without the weakest that exceed the budget.
+        gates = {n: m.gate for n, m in masked.items() if isinstance(m.gate, Indicator)}
+        keep_units(masked, {n: g.weight.where(g.state > 0.5, -torch.inf) for n, g in gates.items()}, task.budget)
         for m in masked.values():
             m.gate = None
     elif task.budget == 0:
         for m in masked.values():
             m.mask.zero_()
     task.run("finetune", task.recipe.finetune, (Coefficients(masked, task),))
-
-
-def keep_best(masked: Mapping[str, Masked], gates: Mapping[str, Indicator], budget: int) -> None:
-    """Fix the masks: the indicators that are on, without the weakest that exceed the budget."""
-    units: list[tuple[float, int, str, int]] = []
-    for name, gate in gates.items():
-        size = masked[name].node.size // gate.weight.numel()
-        weights = gate.weight.detach().reshape(-1).tolist()
-        on = torch.nonzero(gate.state.reshape(-1) > 0.5).reshape(-1).tolist()
-        units += [(weights[i], size, name, i) for i in on]
-    units.sort(reverse=True)
-    kept: dict[str, list[int]] = {name: [] for name in gates}
-    left = budget
-    for _, size, name, i in units:
-        if size <= left:
-            kept[name].append(i)
-            left -= size
-    for name, gate in gates.items():
-        state = torch.zeros(gate.weight.numel())
-        state[kept[name]] = 1.0
-        masked[name].mask.copy_(state.view(gate.weight.shape).expand(masked[name].node.shape))
-
-
-def _unit(m: Masked, granularity: str) -> tuple[int, ...]:
-    """Shape of the indicators, which broadcasts to the activation's."""
-    shape = m.node.shape
-    if granularity == "pixel":
-        return shape
-    axis = channel_axis(m.node)
-    if granularity == "channel" and axis is not None:
-        return tuple(n if i == axis else 1 for i, n in enumerate(shape))
-    return (1,) * len(shape)
 
 
 def fit_polynomials(
