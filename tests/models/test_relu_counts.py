@@ -33,7 +33,7 @@ class Block(nn.Module):
 
 
 def residual(widths: list[int], blocks: int, stem: int, stem_relu: bool = True, wide: bool = False) -> nn.Module:
-    """A residual network for 32x32 images, each stage after the first halving the image; wide ones end without a ReLU."""
+    """A residual network for 32x32 images, later stages halving the image; wide ones end without a ReLU."""
     layers: list[nn.Module] = [nn.Conv2d(3, stem, 3, padding=1, bias=False)]
     layers += [nn.ReLU()] if stem_relu else []
     channels = stem
