@@ -96,7 +96,7 @@ class Masked(Replacement):
             per_channel = np.moveaxis(kept, axis, 0).reshape(kept.shape[axis], -1)
             if (per_channel.all(1) | ~per_channel.any(1)).all():
                 coef = numbers(self.coef)
-                return self._split(x, per_channel.all(1), axis, coef, origin)
+                return self._split(x, np.asarray(per_channel.all(1)), axis, coef, origin)
         flat = reshape(x, (1, x.size), f"{origin}/flat")
         joined = self._split(flat, kept.reshape(-1), 1, self._per_element(), origin)
         return reshape(joined, x.shape, f"{origin}/shape")

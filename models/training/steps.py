@@ -22,7 +22,7 @@ from pi_compiler.ops import OPS
 from pi_compiler.ops.elementwise import poly_operands
 from pi_compiler.ops.op import array, integer, ints, optional_array
 
-__all__ = ["Activation", "Layer", "Replacement", "Step", "horner", "numbers", "step_of"]
+__all__ = ["Activation", "Layer", "Polynomial", "Replacement", "Step", "horner", "numbers", "step_of"]
 
 
 class Step(nn.Module):
@@ -202,7 +202,7 @@ class _Affine(Step):
         }
 
 
-class _Polynomial(Step):
+class Polynomial(Step):
     """A polynomial activation that the model came with; its coefficients are trained."""
 
     def __init__(self, node: Node) -> None:
@@ -305,7 +305,7 @@ def step_of(node: Node) -> Step:
     if node.op == "Affine":
         return _Affine(node)
     if node.op == "Poly":
-        return _Polynomial(node)
+        return Polynomial(node)
     if node.op in FUNCTIONS:
         return Activation(node)
     if node.op in OPERATIONS:
