@@ -236,8 +236,11 @@ class _Run:
         self.history: list[Epoch] = []
         self.best = (-1.0, -math.inf)
         self.best_weights: dict[str, torch.Tensor] | None = None
+        self.answer: Callable[[torch.Tensor], torch.Tensor] | None = None
         if teacher is not None:
+            teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             teacher.eval().requires_grad_(False)
+            self.answer = torch.compile(teacher) if settings.compiled else teacher
 
     def epoch(self) -> None:
         """One pass over the data, then validation."""
@@ -276,7 +279,7 @@ class _Run:
         with torch.autocast("cpu", torch.bfloat16, enabled=s.bfloat16):
             logits = self.forward(x)
             with torch.no_grad():
-                answers = self.teacher(x) if self.teacher is not None and s.distill else None
+                answers = self.answer(x) if self.answer is not None and s.distill else None
         logits = logits.float()
         loss = functional.cross_entropy(logits, y, label_smoothing=s.label_smoothing)
         if answers is not None:

@@ -15,7 +15,7 @@ from torch import nn
 from pi_compiler.errors import ModelError, ShapeMismatch
 from pi_compiler.ir.graph import Graph, Node
 from pi_compiler.models.training.operations import COMPARING
-from pi_compiler.models.training.steps import Activation, Layer, Step, step_of
+from pi_compiler.models.training.steps import Activation, Layer, Norm, Step, step_of
 
 __all__ = ["GraphModule"]
 
@@ -115,7 +115,7 @@ class GraphModule(nn.Module):
         for s in found:
             mean = sums[id(s)][0] / counts[id(s)]
             variance = (sums[id(s)][1] / counts[id(s)] - mean.square()).clamp(min=1e-6)
-            norm = nn.BatchNorm1d(s.channels)
+            norm = Norm(s.channels)
             with torch.no_grad():
                 norm.running_mean.copy_(mean)  # type: ignore[union-attr]
                 norm.running_var.copy_(variance)  # type: ignore[union-attr]

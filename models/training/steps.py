@@ -22,7 +22,7 @@ from pi_compiler.ops import OPS
 from pi_compiler.ops.elementwise import poly_operands
 from pi_compiler.ops.op import array, integer, ints, optional_array
 
-__all__ = ["Activation", "Layer", "Polynomial", "Replacement", "Step", "horner", "numbers", "step_of"]
+__all__ = ["Activation", "Layer", "Norm", "Polynomial", "Replacement", "Step", "horner", "numbers", "step_of"]
 
 
 class Step(nn.Module):
@@ -84,6 +84,13 @@ class Activation(Step):
         return self.node.size if self.node.op in COMPARING else 0
 
 
+class Norm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm over axis 1 of a tensor with any number of axes."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        """Any number will do."""
+
+
 class Layer(Step):
     """Conv, ConvTranspose, Gemm or MatMul: a weight, a bias, and perhaps normalization behind it.
 
@@ -91,7 +98,7 @@ class Layer(Step):
         norm: BatchNorm over the result's channels, None where there is none.
     """
 
-    norm: nn.BatchNorm1d | None
+    norm: Norm | None
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
@@ -116,25 +123,17 @@ class Layer(Step):
         return self.node.op in ("Conv", "ConvTranspose", "Gemm")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.linear(x)
-        if self.norm is None:
-            return y
-        axis = self.channel_axis + 1
-        moved = y.movedim(axis, -1)
-        flat: torch.Tensor = self.norm(moved.reshape(-1, self.channels))
-        return flat.reshape(moved.shape).movedim(-1, axis)
-
-    def linear(self, x: torch.Tensor) -> torch.Tensor:
-        """Before normalization."""
-        if self.node.op == "Gemm":
-            y = x @ self.weight.to(x.dtype)
-            return y if self.bias is None else y + self.bias
+        """Normalization works on (samples, channels, ...), the layout that convolutions leave."""
         if self.node.op == "MatMul":
             ones = (1,) * (len(self.node.shape) + 1 - x.dim())
             x = x.reshape(len(x), *ones, *x.shape[1:])
             return self.weight @ x if integer(self.node, "left") else x @ self.weight
-        flat = x.reshape(-1, *x.shape[2:])
-        y = self.convolve(flat)
+        if self.node.op == "Gemm":
+            y = x.flatten(0, -2) @ self.weight.to(x.dtype)
+            y = y if self.bias is None else y + self.bias
+        else:
+            y = self.convolve(x.flatten(0, 1))
+        y = y if self.norm is None else self.norm(y)
         return y.reshape(len(x), *self.node.shape)
 
     def convolve(self, x: torch.Tensor) -> torch.Tensor:
@@ -287,7 +286,7 @@ def _buffer(module: nn.Module, name: str, values: FloatArray) -> torch.Tensor:
     return found
 
 
-def _folded(norm: nn.BatchNorm1d) -> tuple[FloatArray, FloatArray]:
+def _folded(norm: Norm) -> tuple[FloatArray, FloatArray]:
     """Scale and shift that the normalization is in evaluation mode."""
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
