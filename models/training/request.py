@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,11 +14,13 @@ from pi_compiler import files
 from pi_compiler.api import named
 from pi_compiler.errors import InternalError, ParameterError, PiError
 from pi_compiler.importer import Imported, import_model
-from pi_compiler.models.data import ALIASES, open_source, resolve
+from pi_compiler.models.data import Dataset, open_source
+from pi_compiler.models.training.defaults import recipe_for
+from pi_compiler.models.training.engine import Settings
 from pi_compiler.models.training.masked import Kind
 from pi_compiler.models.training.methods.method import Granularity, Recipe
 from pi_compiler.models.training.reduction import Job, Splits, check
-from pi_compiler.models.training.series import Series, read_splits, recipe
+from pi_compiler.models.training.series import Series, read_splits
 from pi_compiler.options import Options
 
 __all__ = ["Request"]
@@ -40,9 +43,8 @@ class Request:
         seed: of everything random.
         epochs: passes over the data while ReLUs are chosen.
         finetune_epochs: passes after that.
-        batch_size: samples per step.
-        learning_rate: the peak.
-        fast: bfloat16 and compiled kernels.
+        batch_size: samples per step; None suits the data.
+        plain: neither bfloat16 nor compiled kernels.
         teacher: an ONNX file whose answers are imitated; None is the model.
         label: a table's label column.
         group: a table's group column.
@@ -62,9 +64,8 @@ class Request:
     seed: tuple[int, ...] = (0,)
     epochs: int = 20
     finetune_epochs: int = 20
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    fast: bool = False
+    batch_size: int | None = None
+    plain: bool = False
     teacher: Path | None = None
     label: str | None = None
     group: str | None = None
@@ -96,14 +97,15 @@ class Request:
         model = faults.of(lambda: self._import(self.model))
         teacher = faults.of(lambda: self._import(Path(str(self.teacher)))) if self.teacher is not None else None
         source = faults.of(lambda: open_source(self.data, self.label, self.group))
-        training = faults.of(self._recipe)
         splits = faults.of(lambda: read_splits(source)) if source is not None else None
+        training = faults.of(lambda: self._recipe(None if splits is None else splits.train))
         faults.of(lambda: files.check_folder(self.output))
         if model is None or training is None or source is None or splits is None:
-            if model is not None and training is not None:
-                faults.of(lambda: check(model.graph, None, self._jobs(training)))
+            if model is not None:
+                # What cannot be told from the data can still be told from the model.
+                faults.of(lambda: check(model.graph, None, self._jobs(Recipe(Settings(1), Settings(1)))))
             faults.check()
-            raise InternalError("a model that was not read left no fault")
+            raise InternalError("something could not be read and left no fault")
         series = Series(
             named(model.graph, self.model),
             model.model,
@@ -121,15 +123,24 @@ class Request:
     def _import(self, path: Path) -> Imported:
         return import_model(path, input_shapes=self.shapes, maxpool=self.maxpool)
 
-    def _recipe(self) -> Recipe:
-        return recipe(
-            resolve(self.data) if self.data in ALIASES else self.data,
-            epochs=self.epochs,
-            finetune_epochs=self.finetune_epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            fast=self.fast,
-        )
+    def _recipe(self, data: Dataset | None) -> Recipe:
+        """How to train on the data; without them only whether the numbers make sense.
+
+        Raises:
+            ParameterError: a number is out of range.
+        """
+        count = None if data is None else len(data)
+        asked = Settings(max(self.epochs, self.finetune_epochs), 1 if self.batch_size is None else self.batch_size)
+        faults = [f"--{n.replace('_', '-')} is negative" for n in ("epochs", "finetune_epochs") if getattr(self, n) < 0]
+        if count is not None and asked.batch_size > count:
+            faults.append(f"--batch-size {asked.batch_size} exceeds the {count} training samples")
+        if faults:
+            raise ParameterError("training cannot be done so", *faults)
+        if data is None:
+            return Recipe(asked, asked)
+        # Compiled kernels need a C++ compiler.
+        plain = self.plain or not any(map(shutil.which, ("c++", "g++", "clang++")))
+        return recipe_for(data, self.epochs, self.finetune_epochs, batch_size=self.batch_size, plain=plain)
 
     def _jobs(self, training: Recipe) -> list[Job]:
         wanted = itertools.product(self.seed, self.method, self.kind, self.budget)

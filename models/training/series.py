@@ -9,11 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
 
 from torch import nn
 
@@ -21,53 +19,18 @@ from pi_compiler import files
 from pi_compiler.errors import ArtifactError, ParameterError
 from pi_compiler.ir.graph import Graph
 from pi_compiler.models.data import Source
-from pi_compiler.models.training.augment import Augmentation
 from pi_compiler.models.training.costs import ckks_cost
-from pi_compiler.models.training.engine import Epoch, Settings
+from pi_compiler.models.training.engine import Epoch
 from pi_compiler.models.training.graph_module import GraphModule
-from pi_compiler.models.training.methods.method import Recipe
 from pi_compiler.models.training.reduction import Job, Splits, check, reduce
 from pi_compiler.models.training.score import score
 from pi_compiler.options import Options
 
-__all__ = ["AUGMENTATIONS", "Series", "read_splits", "recipe"]
+__all__ = ["Series", "read_splits"]
 
 Json = dict[str, object]
 Progress = Callable[[int, Job, str, Epoch, int], None]
 _FILE = "reduction.json"
-
-AUGMENTATIONS: Final[Mapping[str, Augmentation]] = MappingProxyType(
-    {
-        "digits": Augmentation(degrees=8.0, shift=0.5, zoom=0.05),
-        "mnist": Augmentation(degrees=10.0, shift=1.5, zoom=0.1),
-        "fashion_mnist": Augmentation(crop=2, mirror=True),
-        "cifar10-binary": Augmentation(crop=4, mirror=True),
-        "cifar10-jpeg": Augmentation(crop=4, mirror=True),
-        "cifar10-lossless": Augmentation(crop=4, mirror=True),
-    }
-)
-"""Changes of training images that keep their class, by data set; other data stay as they are."""
-
-
-def recipe(
-    dataset: str, *, epochs: int, finetune_epochs: int, batch_size: int, learning_rate: float, fast: bool
-) -> Recipe:
-    """How to train on a data set: AdamW, one-cycle, distillation from the teacher in both stages.
-
-    Raises:
-        ParameterError: a number is out of range.
-    """
-    search = Settings(
-        epochs=epochs,
-        batch_size=batch_size,
-        optimizer="adamw",
-        learning_rate=learning_rate,
-        augmentation=AUGMENTATIONS.get(dataset, Augmentation()),
-        distill=1.0,
-        bfloat16=fast,
-        compiled=fast,
-    )
-    return Recipe(search, dataclasses.replace(search, epochs=finetune_epochs))
 
 
 def read_splits(source: Source) -> Splits:

@@ -49,9 +49,10 @@ def reduce(
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable. Default 0.")] = None,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the data while ReLUs are chosen.")] = 20,
     finetune_epochs: Annotated[int, typer.Option("--finetune-epochs", help="Passes after that.")] = 20,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Samples per step.")] = 128,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="The peak.")] = 1e-3,
-    fast: Annotated[bool, typer.Option("--fast", help="bfloat16 products and compiled kernels.")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Samples per step; default suits data.")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Neither bfloat16 nor compiled kernels.")] = False,
     teacher: Annotated[
         Path | None, typer.Option("--teacher", metavar="MODEL", help="Whose answers to imitate; default is MODEL.")
     ] = None,
@@ -74,7 +75,7 @@ def reduce(
     check_outputs(json)
     request = Request(
         model, data, output, tuple(budget), tuple(method or ("autorep",)), tuple(kind or ("quadratic",)), granularity,
-        tuple(seed or (0,)), epochs, finetune_epochs, batch_size, learning_rate, fast, teacher, label, group,
+        tuple(seed or (0,)), epochs, finetune_epochs, batch_size, plain, teacher, label, group,
         tuple(input_shape or ()), shapes, maxpool, backend,
     )  # fmt: skip
     train(request, json)

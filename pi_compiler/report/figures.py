@@ -71,7 +71,7 @@ def accuracy_figure(r: Reduction) -> Figure:
     """Test accuracy against the ReLU count, mean over seeds with error bars, zero on a logarithmic axis."""
     curves = r.curves()
     with _style():
-        figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
         position = _count_axis(axes, r)
         _original(axes, r)
@@ -84,7 +84,7 @@ def accuracy_figure(r: Reduction) -> Figure:
             _curve(axes, i, curve_name(curve), points)
         axes.set_xlabel("ReLUs per sample (logarithmic)")
         axes.set_ylabel("test accuracy (%)")
-        axes.legend(loc="lower right", fontsize=8)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 
@@ -148,7 +148,7 @@ def kept_figure(curve: Curve, budgets: Mapping[int, Sequence[Reduced]]) -> Figur
 def classes_figure(r: Reduction) -> Figure:
     """Who pays: points lost against the original on average and by the class that lost most."""
     with _style():
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.subplots()
         position = _count_axis(axes, r)
         original = [(c.name, c.correct / c.images) for c in r.original.classes if c.images]

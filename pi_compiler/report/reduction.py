@@ -30,11 +30,14 @@ from pi_compiler.report.sections import (
     ranges_section,
     rate,
     repeat_section,
+    signed,
 )
 
 __all__ = ["write_reduction_report"]
 
 _REM_PER_INCH = 7.0
+_TOLD = 3
+"""Budgets that the first lines name, the smallest ones."""
 
 
 def write_reduction_report(folders: Iterable[Path], place: Path) -> dict[str, object]:
@@ -121,8 +124,14 @@ def _subtitle(reductions: Sequence[Reduction]) -> str:
 
 def _lead(r: Reduction, found: Mapping[tuple[str, str, str], Sequence[Point]]) -> list[str]:
     """What a reader wants to know first: the original, and the smallest budget of every curve."""
-    lines = [f"With all {r.relu_total:,} ReLUs the model is right on {rate(r.original.accuracy)} of the test samples."]
+    lines = [
+        f"With all {r.relu_total:,} ReLUs the model is right on {rate(r.original.accuracy)} of the test samples. "
+        "In parentheses: difference in points.",
+    ]
     for curve, ps in found.items():
-        told = [f"{rate(p.accuracy.mean)} with {p.relu_count:,}" for p in ps]
+        told = [
+            f"{rate(p.accuracy.mean)} with {p.relu_count:,} ({signed(100 * (p.accuracy.mean - r.original.accuracy))})"
+            for p in ps[-_TOLD:]
+        ]
         lines.append(f"{curve_name(curve)}: {', '.join(told)}.")
     return lines

@@ -6,38 +6,36 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import RenderableType
 
-from pi_compiler.report.text import duration, percent, table
+from pi_compiler.report.text import duration, mapping, percent, table
 
 __all__ = ["reduction_view"]
 
-_COLUMNS = ("model", "ReLUs", "of", "validation", "test", "all-ReLU", "outside", "NaN", "CKKS levels", "CKKS time")
+_COLUMNS = ("method", "kind", "by", "seed", "ReLUs", "validation", "test", "outside", "NaN", "levels", "CKKS")
 
 
 def reduction_view(records: Sequence[Mapping[str, object]]) -> RenderableType:
-    """One line per reduced model.
+    """One line per reduced model, the all-ReLU model first.
 
     Args:
         records: as ``record.json`` has them.
     """
-    return table("Reduced models", _COLUMNS, [_row(r) for r in records])
+    original = mapping(records[0].get("baseline"))
+    first = ("all ReLUs", "", "", "", f"{records[0]['relu_total']:,}", *_figures(original))
+    return table("Reduced models", _COLUMNS, [first, *map(_row, records)], left=3)
 
 
 def _row(record: Mapping[str, object]) -> tuple[str, ...]:
-    test, validation, baseline = (_mapping(record.get(k)) for k in ("test", "validation", "baseline"))
-    ckks = _mapping(record.get("ckks"))
+    what = (str(record[k]) for k in ("method", "kind", "granularity", "seed"))
+    return (*what, f"{record['relu_count']:,}", *_figures(record))
+
+
+def _figures(record: Mapping[str, object]) -> tuple[str, ...]:
+    test, validation, ckks = (mapping(record.get(k)) for k in ("test", "validation", "ckks"))
     return (
-        f"{record['method']} {record['kind']} by {record['granularity']}, seed {record['seed']}",
-        f"{int(str(record['relu_count'])):,}",
-        f"{int(str(record['relu_total'])):,}",
-        percent(validation["accuracy"]),
-        percent(test["accuracy"]),
-        percent(_mapping(baseline.get("test")).get("accuracy")),
-        f"{test['out_of_range_images']}/{test['images']}",
-        str(test["nan_images"]),
+        percent(validation.get("accuracy")),
+        percent(test.get("accuracy")),
+        f"{test.get('out_of_range_images')} of {test.get('images')}",
+        str(test.get("nan_images")),
         str(ckks.get("levels", "refused" if "refused" in ckks else "-")),
         duration(ckks.get("predicted_seconds")),
     )
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}

@@ -11,7 +11,16 @@ from pi_compiler.report.records import Json, Reduced, Reduction
 from pi_compiler.report.statistics import ClassGap, wilson
 from pi_compiler.report.text import duration, figure, size
 
-__all__ = ["accuracy_section", "classes_section", "costs_section", "kept_section", "ranges_section", "repeat_section"]
+__all__ = [
+    "accuracy_section",
+    "classes_section",
+    "costs_section",
+    "kept_section",
+    "ranges_section",
+    "rate",
+    "repeat_section",
+    "signed",
+]
 
 Curve = tuple[str, str, str]
 Points = Mapping[Curve, Sequence[Point]]
@@ -45,9 +54,9 @@ def accuracy_section(r: Reduction, points: Points, figures: Sequence[Picture]) -
                 if p.accuracy.deviation is not None
                 else f"{rate(p.accuracy.low)} to {rate(p.accuracy.high)}"
             )
-            texts = [
-                curve_name(curve), f"{p.budget:,}", f"{p.relu_count:,}", f"{100 * p.relu_count / r.relu_total:.3g} %",
-                str(len(p.seeds)), Cell(rate(p.accuracy.mean), bar), f"{change:+.2f}", rate(p.validation),
+            texts: list[str | Cell] = [
+                _first(curve, i), f"{p.budget:,}", f"{p.relu_count:,}", f"{100 * p.relu_count / r.relu_total:.3g} %",
+                str(len(p.seeds)), Cell(rate(p.accuracy.mean), bar), signed(change), rate(p.validation),
             ]  # fmt: skip
             rows.append(Row(cells(texts), "start" if i == 0 else ""))
     head = cells(["", "budget", "ReLUs left", "share", "seeds", "test accuracy", "points", "validation"])
@@ -75,7 +84,7 @@ def costs_section(r: Reduction, points: Points, figures: Sequence[Picture]) -> S
     rows = [first]
     for curve, found in points.items():
         for i, p in enumerate(found):
-            texts = [curve_name(curve), f"{p.relu_count:,}", f"{p.tensors} of {p.of}", *_ckks_cells(p.ckks)]
+            texts = [_first(curve, i), f"{p.relu_count:,}", f"{p.tensors} of {p.of}", *_ckks_cells(p.ckks)]
             rows.append(Row(cells([*texts, *(_mpc_cell(p, *w) for w in networks)]), "start" if i == 0 else ""))
     after = ["CKKS: one sample per run, encryption and decryption included; means over seeds."]
     if networks:
@@ -86,11 +95,28 @@ def costs_section(r: Reduction, points: Points, figures: Sequence[Picture]) -> S
         after.append("No CKKS figures: reduce was called with --backend none.")
     return Section(
         "Cost of private inference",
-        text=tuple(_PROFIT[g] for g in granularities),
+        text=(*(_PROFIT[g] for g in granularities), *_compared(r, points)),
         figures=tuple(figures),
         tables=(Table(cells(head), tuple(rows)),),
         after=tuple(after),
     )
+
+
+def _compared(r: Reduction, points: Points) -> list[str]:
+    """What the plans say about it, in seconds."""
+    every = _seconds(r.original_ckks)
+    lines = []
+    for curve, found in points.items():
+        times = [(p.relu_count, s) for p in found if (s := _seconds(p.ckks)) is not None]
+        if times and every is not None:
+            told = ", ".join(f"{duration(s)} with {n:,}" for n, s in times)
+            lines.append(f"CKKS, {curve_name(curve)}: {told} ReLUs; all-ReLU model {duration(every)}.")
+    return lines
+
+
+def _seconds(plan: Json | None) -> float | None:
+    found = None if plan is None else plan.get("predicted_seconds")
+    return float(found) if isinstance(found, int | float) else None
 
 
 def _ckks_cells(plan: Json | None) -> Sequence[str | Cell]:
@@ -131,8 +157,8 @@ def ranges_section(r: Reduction, points: Points) -> Section:
     ]
     for curve, found in points.items():
         for i, p in enumerate(found):
-            texts = [
-                curve_name(curve), f"{p.relu_count:,}",
+            texts: list[str | Cell] = [
+                _first(curve, i), f"{p.relu_count:,}",
                 _warned(f"{p.out_of_range_images:,} of {r.original.images:,}", p.out_of_range_images),
                 f"{p.out_of_range:.2g}", figure(p.max_abs), _warned(str(p.nan_images), p.nan_images),
             ]  # fmt: skip
@@ -146,6 +172,11 @@ def ranges_section(r: Reduction, points: Points) -> Section:
         tables=(Table(head, tuple(rows)), *_layer_tables(r)),
         after=("The most of any seed. Worst layer: share of its elements outside.",),
     )
+
+
+def _first(curve: Curve, i: int) -> str:
+    """A curve's name where it begins."""
+    return curve_name(curve) if i == 0 else ""
 
 
 def _warned(text: str, count: int) -> Cell:
@@ -209,8 +240,8 @@ def _gaps(what: str, points: Points, of: Callable[[Point], ClassGap | None]) -> 
             gap = of(p)
             if gap is None:
                 continue
-            texts = [
-                curve_name(curve), f"{p.relu_count:,}", f"{100 * gap.gap:.2f}", gap.worst, rate(gap.worst_accuracy),
+            texts: list[str | Cell] = [
+                _first(curve, i), f"{p.relu_count:,}", f"{100 * gap.gap:.2f}", gap.worst, rate(gap.worst_accuracy),
                 f"{100 * gap.drop:.2f}", gap.hit,
             ]  # fmt: skip
             rows.append(Row(cells(texts), "start" if i == 0 else ""))
@@ -245,5 +276,10 @@ def repeat_section(r: Reduction) -> Section:
 
 
 def rate(fraction: float) -> str:
-    """A fraction as a percentage with two digits behind the point."""
-    return f"{100 * fraction:.2f} %"
+    """A fraction as a percentage with two digits behind the point, never broken before its sign."""
+    return f"{100 * fraction:.2f}\N{NO-BREAK SPACE}%"
+
+
+def signed(points: float) -> str:
+    """A difference in points, with the minus sign of typography."""
+    return f"{points:+.2f}".replace("-", "\N{MINUS SIGN}")
