@@ -62,7 +62,7 @@ BASELINES: Final[Mapping[str, Baseline]] = MappingProxyType(
             "resnet8_fashion",
             "fashion_mnist",
             Settings(
-                epochs=15,
+                epochs=10,
                 learning_rate=0.2,
                 augmentation=Augmentation(crop=2, mirror=True),
                 bfloat16=True,

@@ -25,7 +25,7 @@ AUGMENTATIONS: Final[Mapping[str, Augmentation]] = MappingProxyType(
 )
 """Changes of the training images by data set; a data set that is not here gets none."""
 
-_LARGE = 10_000
+_LARGE = 5_000_000
 _CROSSINGS = 1.5
 
 
@@ -44,7 +44,7 @@ def recipe_for(
         batch_size: samples per step, instead of what suits the data.
         plain: neither bfloat16 nor compiled kernels.
     """
-    large = len(data) >= _LARGE
+    large = data.x.size >= _LARGE
     batch = batch_size if batch_size is not None else min(128 if large else 64, len(data))
     augmentation = AUGMENTATIONS.get(data.name, Augmentation())
     search = Settings(

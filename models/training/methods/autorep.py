@@ -137,8 +137,9 @@ def keep_best(masked: Mapping[str, Masked], gates: Mapping[str, Indicator], budg
     units: list[tuple[float, int, str, int]] = []
     for name, gate in gates.items():
         size = masked[name].node.size // gate.weight.numel()
-        for i in torch.nonzero(gate.state.reshape(-1) > 0.5).reshape(-1).tolist():
-            units.append((float(gate.weight.reshape(-1)[i]), size, name, i))
+        weights = gate.weight.detach().reshape(-1).tolist()
+        on = torch.nonzero(gate.state.reshape(-1) > 0.5).reshape(-1).tolist()
+        units += [(weights[i], size, name, i) for i in on]
     units.sort(reverse=True)
     kept: dict[str, list[int]] = {name: [] for name in gates}
     left = budget
