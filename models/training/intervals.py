@@ -1,4 +1,4 @@
-"""Confidence intervals of accuracies and of paired differences between two networks on the same samples."""
+"""How sure paired differences between two networks on the same samples are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["Estimate", "accuracy_interval", "crossed_bootstrap", "mcnemar", "paired_drop"]
+__all__ = ["Estimate", "crossed_bootstrap", "mcnemar", "paired_drop"]
 
 Right = NDArray[np.bool_]
 
@@ -21,12 +21,6 @@ class Estimate:
     value: float
     low: float
     high: float
-
-
-def accuracy_interval(right: Right, confidence: float = 0.95) -> Estimate:
-    """Fraction correct with Wilson's score interval (Wilson, 1927); right (n,), one entry a sample."""
-    found = stats.binomtest(int(right.sum()), right.size).proportion_ci(confidence, method="wilson")
-    return Estimate(float(right.mean()), float(found.low), float(found.high))
 
 
 def paired_drop(before: Right, after: Right, confidence: float = 0.95) -> Estimate:

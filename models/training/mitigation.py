@@ -9,6 +9,8 @@ The multipliers begin at zero and rise after every epoch by the rate times the e
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -17,11 +19,19 @@ from torch import nn
 
 from pi_compiler.errors import ParameterError
 from pi_compiler.ir.graph import IntArray
-from pi_compiler.models.training.engine import Hooks
+from pi_compiler.models.data import Dataset
+from pi_compiler.models.training.engine import Hooks, Settings, fit
+from pi_compiler.models.training.fairness import Json, fairness
+from pi_compiler.models.training.graph_module import GraphModule
+from pi_compiler.models.training.masked import Masked
+from pi_compiler.models.training.methods.autorep import Coefficients
+from pi_compiler.models.training.score import observe
 
-__all__ = ["Form", "GroupBalance", "GroupPenalty"]
+__all__ = ["Form", "GroupBalance", "GroupPenalty", "compare", "mitigate"]
 
 Form: TypeAlias = Literal["absolute", "one-sided"]
+_POLYNOMIALS = 0.1
+"""Learning rate of coefficients relative to the weights'."""
 
 
 class GroupPenalty(Hooks):
@@ -100,6 +110,59 @@ class GroupBalance(Hooks):
 
     def sample_penalty(self, rows: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
         return (self.extra[rows] * losses).mean()
+
+
+def mitigate(
+    module: GraphModule,
+    hook: Hooks | None,
+    settings: Settings,
+    data: Dataset,
+    validation: Dataset,
+    *,
+    seed: int,
+    teacher: nn.Module | None = None,
+    folder: Path | None = None,
+) -> GraphModule:
+    """A fine-tuned copy of a reduced network; its masks stay, so its comparisons do.
+
+    Args:
+        module: the reduced network.
+        hook: a ``GroupPenalty`` or ``GroupBalance`` over ``data``; None is the control that any mitigation
+            is to be compared with: as much fine-tuning without it.
+        settings: how to train.
+        data: what trains; also shows the intervals of the polynomials.
+        validation: what chooses the epoch, if the settings want that.
+        seed: of order and augmentation.
+        teacher: the all-ReLU network.
+        folder: where the checkpoint goes.
+    """
+    tuned = copy.deepcopy(module)
+    masked = {n: a.function for n, a in tuned.relus.items() if isinstance(a.function, Masked)}
+    hooks: tuple[Hooks, ...] = (Coefficients(masked, settings.learning_rate * _POLYNOMIALS),)
+    hooks = hooks if hook is None else (*hooks, hook)
+    fit(tuned, settings, data, validation, seed=seed, folder=folder, hooks=hooks, teacher=teacher)
+    observe(tuned, data)
+    return tuned
+
+
+def compare(control: nn.Module, mitigated: nn.Module, baseline: nn.Module, data: Dataset) -> Json:
+    """The record's ``fairness.mitigation``: ``fairness`` of both, and the share of the gap that was closed.
+
+    Args:
+        control: the reduced network, fine-tuned as long without mitigation.
+        mitigated: with it.
+        baseline: the all-ReLU network.
+        data: what scores.
+
+    Returns:
+        ``control`` and ``mitigated``: as ``fairness`` returns; ``closed``: the fall of the drop's gap between
+        the groups that the control hits most and least, as a share of it; None where there was no gap.
+    """
+    before, after = fairness(control, baseline, data), fairness(mitigated, baseline, data)
+    gap, drops = before["gap"], {r["name"]: r["drop"] for r in after["groups"]}  # type: ignore[attr-defined]
+    left = drops[gap["worst"]] - drops[gap["least"]]  # type: ignore[index]
+    closed = 1.0 - left / gap["drop"] if gap["drop"] else None  # type: ignore[index]
+    return {"control": before, "mitigated": after, "closed": closed}
 
 
 def _check(groups: IntArray, rate: float) -> None:
