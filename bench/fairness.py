@@ -28,10 +28,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rows import Row, quality, write
-from torch import nn
 
 from pi_compiler.exporter import export
+from pi_compiler.files import make_folder
+from pi_compiler.files import write as write_bytes
 from pi_compiler.importer import import_model
+from pi_compiler.ir.graph import Graph
 from pi_compiler.models.data import Dataset, load
 from pi_compiler.models.training.defaults import AUGMENTATIONS, recipe_for
 from pi_compiler.models.training.engine import Hooks, Settings, fit
@@ -42,6 +44,7 @@ from pi_compiler.models.training.masked import Kind
 from pi_compiler.models.training.methods.autorep import autorep
 from pi_compiler.models.training.methods.method import Task
 from pi_compiler.models.training.mitigation import GroupBalance, GroupPenalty, mitigate
+from pi_compiler.models.zoo import ZOO
 from pi_compiler.torch_export import to_onnx
 
 BUDGET = 8
@@ -75,21 +78,6 @@ MITIGATIONS: Mapping[str, Callable[[Dataset], Hooks]] = {
 NETWORKS = ("all_relu", "reduced", "control", *MITIGATIONS, "quadratic")
 
 
-def network() -> nn.Sequential:
-    """Images (n, 1, 8, 8) to logits (n, 10); 16 x 64 + 32 x 16 ReLUs."""
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1),
-        nn.BatchNorm2d(32),
-        nn.ReLU(),
-        nn.AvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(128, 10),
-    )
-
-
 def unbalanced(data: Dataset, seed: int) -> Dataset:
     """All images of digits 0 to 4, a tenth of the others'."""
     rng = np.random.default_rng(seed)
@@ -101,48 +89,47 @@ def unbalanced(data: Dataset, seed: int) -> Dataset:
     return data.rows(np.sort(np.concatenate(chosen)))
 
 
-def networks(seed: int) -> dict[str, GraphModule]:
-    """Everything that is compared, trained."""
-    data, validation = unbalanced(load("digits", "train"), seed), load("digits", "validation")
+def all_relu(seed: int, data: Dataset, validation: Dataset) -> bytes:
+    """The network before any reduction, as ONNX."""
     torch.manual_seed(seed)
-    plain = network()
-    fit(plain, BASELINE, data, validation, seed=seed)
-    graph = import_model(to_onnx(plain, data.x[:1])).graph
-    all_relu, recipe = GraphModule(graph), recipe_for(data, 20, 10)
+    model = ZOO["digits_wide"].build()
+    fit(model, BASELINE, data, validation, seed=seed)
+    return export(import_model(to_onnx(model, data.x[:1])).graph, None).SerializeToString()
 
-    def reduced(kind: Kind) -> GraphModule:
-        task = Task(GraphModule(graph), BUDGET, kind, "pixel", data, validation, recipe, seed, all_relu)
-        task.module.normalize(task.batches())
-        autorep(task)
-        if task.module.comparisons > BUDGET:
-            raise SystemExit(f"{task.module.comparisons} comparisons are left, {BUDGET} are allowed")
-        return task.module
 
-    tune = partial(
-        mitigate,
-        settings=replace(recipe.finetune, epochs=20, choose=False),
-        data=data,
-        validation=validation,
-        seed=seed,
-        teacher=all_relu,
-    )
-    module = reduced("identity")
-    found = {"all_relu": all_relu, "reduced": module, "control": tune(module, None)}
-    found |= {name: tune(module, make(data)) for name, make in MITIGATIONS.items()}
-    return found | {"quadratic": tune(reduced("quadratic"), None)}
+def reduced(kind: Kind, graph: Graph, seed: int, data: Dataset, validation: Dataset) -> dict[str, GraphModule]:
+    """With that in the ReLUs' places: the network, its control, and with identities every mitigation."""
+    recipe = recipe_for(data, 20, 10)
+    task = Task(GraphModule(graph), BUDGET, kind, "pixel", data, validation, recipe, seed, GraphModule(graph))
+    task.module.normalize(task.batches())
+    autorep(task)
+    if task.module.comparisons > BUDGET:
+        raise SystemExit(f"{task.module.comparisons} comparisons are left, {BUDGET} are allowed")
+    settings = replace(recipe.finetune, epochs=20, choose=False)
+    control = mitigate(task, None, settings)
+    if kind == "quadratic":
+        return {"quadratic": control}
+    mitigated = {name: mitigate(task, make(data), settings) for name, make in MITIGATIONS.items()}
+    return {"reduced": task.module, "control": control, **mitigated}
 
 
 def trained(seed: int, folder: Path) -> dict[str, Path]:
     """The files of all networks, trained unless they are there."""
     place = folder / f"seed-{seed}"
-    if not place.is_dir():
-        made, unfinished = networks(seed), folder / f"seed-{seed}.partial"
-        unfinished.mkdir(parents=True, exist_ok=True)
-        for name, module in made.items():
-            export(module.to_graph(), unfinished / f"{name}.onnx")
-        unfinished.rename(place)
-        logging.info("seed %d is trained", seed)
-    return {name: place / f"{name}.onnx" for name in NETWORKS}
+    found = {name: place / f"{name}.onnx" for name in NETWORKS}
+    data, validation = unbalanced(load("digits", "train"), seed), load("digits", "validation")
+    make_folder(place)
+    if not found["all_relu"].is_file():
+        write_bytes(found["all_relu"], all_relu(seed, data, validation))
+    graph = import_model(str(found["all_relu"])).graph
+    kinds: tuple[tuple[Kind, str], ...] = (("identity", "control"), ("quadratic", "quadratic"))
+    for kind, last in kinds:
+        if not found[last].is_file():
+            made = reduced(kind, graph, seed, data, validation)
+            for name in sorted(made, key=lambda n: n == last):
+                write_bytes(found[name], export(made[name].to_graph(), None).SerializeToString())
+    logging.info("seed %d is trained", seed)
+    return found
 
 
 def answers(files: Mapping[str, Path], data: Dataset) -> dict[str, Right]:

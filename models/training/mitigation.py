@@ -10,7 +10,7 @@ The multipliers begin at zero and rise after every epoch by the rate times the e
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -20,18 +20,17 @@ from torch import nn
 from pi_compiler.errors import ParameterError
 from pi_compiler.ir.graph import IntArray
 from pi_compiler.models.data import Dataset
-from pi_compiler.models.training.engine import Hooks, Settings, fit
+from pi_compiler.models.training.engine import Hooks, Settings
 from pi_compiler.models.training.fairness import Json, fairness
 from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.masked import Masked
 from pi_compiler.models.training.methods.autorep import Coefficients
+from pi_compiler.models.training.methods.method import Task
 from pi_compiler.models.training.score import observe
 
 __all__ = ["Form", "GroupBalance", "GroupPenalty", "compare", "mitigate"]
 
 Form: TypeAlias = Literal["absolute", "one-sided"]
-_POLYNOMIALS = 0.1
-"""Learning rate of coefficients relative to the weights'."""
 
 
 class GroupPenalty(Hooks):
@@ -112,37 +111,23 @@ class GroupBalance(Hooks):
         return (self.extra[rows] * losses).mean()
 
 
-def mitigate(
-    module: GraphModule,
-    hook: Hooks | None,
-    settings: Settings,
-    data: Dataset,
-    validation: Dataset,
-    *,
-    seed: int,
-    teacher: nn.Module | None = None,
-    folder: Path | None = None,
-) -> GraphModule:
+def mitigate(task: Task, hook: Hooks | None, settings: Settings, name: str = "mitigation") -> GraphModule:
     """A fine-tuned copy of a reduced network; its masks stay, so its comparisons do.
 
     Args:
-        module: the reduced network.
-        hook: a ``GroupPenalty`` or ``GroupBalance`` over ``data``; None is the control that any mitigation
+        task: whose module a method has reduced; data, seed, teacher and folder are its own.
+        hook: a ``GroupPenalty`` or ``GroupBalance`` over ``task.data``; None is the control that any mitigation
             is to be compared with: as much fine-tuning without it.
         settings: how to train.
-        data: what trains; also shows the intervals of the polynomials.
-        validation: what chooses the epoch, if the settings want that.
-        seed: of order and augmentation.
-        teacher: the all-ReLU network.
-        folder: where the checkpoint goes.
+        name: of the stage, and of its folder.
     """
-    tuned = copy.deepcopy(module)
-    masked = {n: a.function for n, a in tuned.relus.items() if isinstance(a.function, Masked)}
-    hooks: tuple[Hooks, ...] = (Coefficients(masked, settings.learning_rate * _POLYNOMIALS),)
-    hooks = hooks if hook is None else (*hooks, hook)
-    fit(tuned, settings, data, validation, seed=seed, folder=folder, hooks=hooks, teacher=teacher)
-    observe(tuned, data)
-    return tuned
+    module = copy.deepcopy(task.module)
+    masked = {n: a.function for n, a in module.relus.items() if isinstance(a.function, Masked)}
+    tuned = replace(task, module=module, recipe=replace(task.recipe, finetune=settings))
+    hooks: tuple[Hooks, ...] = (Coefficients(masked, tuned),)
+    tuned.run(name, settings, hooks if hook is None else (*hooks, hook))
+    observe(module, task.data)
+    return module
 
 
 def compare(control: nn.Module, mitigated: nn.Module, baseline: nn.Module, data: Dataset) -> Json:
