@@ -10,7 +10,7 @@ majority's. Every seed draws its own images and weights.
 Trained networks are kept in ``--output`` as ONNX, seed by seed, and scored from there. ``--validation`` scores
 the validation split: budget, dual steps and lengths were chosen on it. Without it the test split is read,
 once, after everything is trained, and ``bench/results/fairness.json`` is written. Both splits stay balanced
-and are the same for all seeds (357 and 355 images or so), hence intervals that draw seeds and images
+and are the same for all seeds (357 and 355 images), hence intervals that draw seeds and images
 again (``intervals.crossed_bootstrap``).
 """
 
