@@ -29,11 +29,11 @@ $(VENV)/demo.stamp: pyproject.toml setup.py $(NATIVE) | $(BIN)/python
 # torch comes first and alone: resolved together with others, another build of it might be chosen.
 $(VENV)/test.stamp: pyproject.toml setup.py $(NATIVE) | $(BIN)/python
 	$(PIP) '$(TORCH)'
-	$(PIP) --editable '.[tenseal,torch,data,test]'
+	$(PIP) --editable '.[tenseal,torch,data,report,test]'
 	@touch $@ $(VENV)/demo.stamp
 
 $(VENV)/dev.stamp: pyproject.toml $(VENV)/test.stamp
-	$(PIP) --editable '.[tenseal,torch,data,test,dev]'
+	$(PIP) --editable '.[tenseal,torch,data,report,test,dev]'
 	@touch $@
 
 demo: $(VENV)/demo.stamp

@@ -200,9 +200,7 @@ def prepare(
     can = backend.capabilities
     limits = Limits(can.max_log_n, can.fast_prime_bits or can.max_prime_bits, can.specials)
     imported = import_model(onnx_source(model, example_input), input_shapes=input_shapes, maxpool=options.maxpool)
-    graph = imported.graph
-    if isinstance(model, str | os.PathLike) and graph.name in _UNNAMED:
-        graph = replace(graph, name=Path(model).stem)
+    graph = named(imported.graph, model)
     samples = samples_for(graph, calibration)
     check_samples(graph, samples)
     notes = imported.notes
@@ -210,6 +208,13 @@ def prepare(
         notes = (*notes, replacement_cost(imported.model, graph, samples))
     c = Compilation(options, graph, costs or load_costs(options.backend), limits, samples, notes=notes)
     return c, {"model.onnx": imported.model}
+
+
+def named(graph: Graph, model: Source) -> Graph:
+    """The graph under the file's name, if its own says nothing."""
+    if isinstance(model, str | os.PathLike) and graph.name in _UNNAMED:
+        return replace(graph, name=Path(model).stem)
+    return graph
 
 
 def replacement_cost(model: bytes, graph: Graph, samples: Mapping[str, FloatArray]) -> str:

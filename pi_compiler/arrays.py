@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pi_compiler import files
 from pi_compiler.errors import CalibrationError, ParameterError
 from pi_compiler.ir.graph import FloatArray
-from pi_compiler.models.data import load, parse_spec, read_arrays, read_data
+from pi_compiler.models.data import load, parse_spec, read_data
+from pi_compiler.models.numpy_files import read_arrays
 
 Array: TypeAlias = NDArray[np.generic]
 Samples: TypeAlias = Array | Mapping[str, Array]
@@ -37,7 +38,9 @@ def read(spec: str, *, single: bool = False) -> tuple[Samples, Labels | None]:
         known = load(*parse_spec(spec))
         return known.x, known.y
     found = read_arrays(path)
-    inputs = {name: values for name, values in found.items() if name != "y"}
+    # A group says to whom a sample belongs, no network reads it.
+    apart = ("y", "group") if "x" in found else ("y",)
+    inputs = {name: values for name, values in found.items() if name not in apart}
     if list(inputs) != ["x"]:
         return inputs, _labels(path, found)
     if single:

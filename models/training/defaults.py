@@ -18,6 +18,7 @@ AUGMENTATIONS: Final[Mapping[str, Augmentation]] = MappingProxyType(
         "digits": Augmentation(degrees=8.0, shift=0.5, zoom=0.05),
         "mnist": Augmentation(degrees=10.0, shift=1.5, zoom=0.1),
         "fashion_mnist": Augmentation(crop=2, mirror=True),
+        "cifar10-binary": Augmentation(crop=4, mirror=True),
         "cifar10-jpeg": Augmentation(crop=4, mirror=True),
         "cifar10-lossless": Augmentation(crop=4, mirror=True),
     }
@@ -28,7 +29,9 @@ _LARGE = 5_000_000
 _CROSSINGS = 1.5
 
 
-def recipe_for(data: Dataset, search_epochs: int, finetune_epochs: int) -> Recipe:
+def recipe_for(
+    data: Dataset, search_epochs: int, finetune_epochs: int, *, batch_size: int | None = None, plain: bool = False
+) -> Recipe:
     """A recipe for a data set: small ones in small batches, large ones compiled and in bfloat16.
 
     Indicators begin between 0 and 1; their rate lets each cross that range one and a half times while the
@@ -38,9 +41,11 @@ def recipe_for(data: Dataset, search_epochs: int, finetune_epochs: int) -> Recip
         data: what trains.
         search_epochs: while the mask is found.
         finetune_epochs: after it is fixed.
+        batch_size: samples per step, instead of what suits the data.
+        plain: neither bfloat16 nor compiled kernels.
     """
     large = data.x.size >= _LARGE
-    batch = min(128 if large else 64, len(data))
+    batch = batch_size if batch_size is not None else min(128 if large else 64, len(data))
     augmentation = AUGMENTATIONS.get(data.name, Augmentation())
     search = Settings(
         epochs=search_epochs,
@@ -50,8 +55,8 @@ def recipe_for(data: Dataset, search_epochs: int, finetune_epochs: int) -> Recip
         schedule="cosine",
         augmentation=augmentation,
         distill=1.0,
-        bfloat16=large,
-        compiled=large,
+        bfloat16=large and not plain,
+        compiled=large and not plain,
         choose=False,
     )
     finetune = Settings(
@@ -61,8 +66,8 @@ def recipe_for(data: Dataset, search_epochs: int, finetune_epochs: int) -> Recip
         augmentation=augmentation,
         distill=1.0,
         clip_norm=1.0,
-        bfloat16=large,
-        compiled=large,
+        bfloat16=large and not plain,
+        compiled=large and not plain,
     )
     steps = max(1, search_epochs * (len(data) // batch))
     # A cosine's mean is one half.

@@ -81,8 +81,8 @@ class Splits:
     test: Callable[[], Dataset]
 
 
-def check(graph: Graph, splits: Splits, jobs: list[Job]) -> GraphModule:
-    """The network as a torch module, if everything fits.
+def check(graph: Graph, splits: Splits | None, jobs: list[Job]) -> GraphModule:
+    """The network as a torch module, if everything fits; without data (None) as far as can be told.
 
     Raises:
         ParameterError: all that does not fit, in one message.
@@ -105,7 +105,7 @@ def check(graph: Graph, splits: Splits, jobs: list[Job]) -> GraphModule:
             faults.append(
                 f"method '{job.method}' cannot keep by {job.granularity}; it can by {', '.join(known.granularities)}"
             )
-    faults += _faults_of_data(graph, splits)
+    faults += [] if splits is None else _faults_of_data(graph, splits)
     if not module.layers:
         faults.append("the model has no layer with weights, nothing can be trained")
     if faults:
