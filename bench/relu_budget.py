@@ -40,7 +40,7 @@ KINDS: tuple[Kind, ...] = ("quadratic", "identity", "linear")
 def jobs(splits: Splits, total: int, epochs: int, search: int, finetune: int) -> list[Job]:
     """All quadratic first, then both budgets: quadratic against identity, at last linear."""
     whole = recipe_for(splits.train, 0, epochs)
-    whole = replace(whole, finetune=replace(whole.finetune, learning_rate=0.05), options={"until": 0.4})
+    whole = replace(whole, finetune=replace(whole.finetune, learning_rate=0.02), options={"until": 0.4})
     some = recipe_for(splits.train, search, finetune)
     found = [Job(0, "gradual", "quadratic", "layer", 0, whole)]
     budgets = [round(share * total) for share in (1_800 / 188_416, 12_900 / 188_416)]

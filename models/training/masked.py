@@ -40,11 +40,16 @@ class Masked(Replacement):
         mask: (*shape) ones where the comparison stays. A buffer: it is set by methods, never by an
             optimizer, and no forward pass changes it.
         coef: (degree + 1, channels) coefficients of g, lowest first; frozen for identities.
+        limit: while training, inputs are clipped to [-limit, limit] (PILLAR, 2023, section 4); infinite at first. A
+            square of a square of a large value would otherwise be the last thing that training sees.
+        excess: while training with a finite limit, the batch's mean of the squared part beyond it, summed over
+            elements, in units of the limit; what a range penalty weighs.
         low, high: what reached g on the data that ``observe`` saw; the polynomial's interval.
         gate: what a method has in the mask's place while it trains; None is the mask.
     """
 
     mask: torch.Tensor
+    limit: torch.Tensor
     low: torch.Tensor
     high: torch.Tensor
 
@@ -57,6 +62,9 @@ class Masked(Replacement):
         axis = channel_axis(node)
         channels = 1 if axis is None else node.shape[axis]
         self.register_buffer("mask", torch.ones(node.shape))
+        self.register_buffer("limit", torch.tensor(torch.inf))
+        self.bounded = False
+        self.excess: torch.Tensor | None = None
         self.register_buffer("low", torch.tensor(-1.0))
         self.register_buffer("high", torch.tensor(1.0))
         coef = torch.zeros(DEGREES[kind] + 1, channels)
@@ -65,10 +73,19 @@ class Masked(Replacement):
         self.gate: Callable[[], torch.Tensor] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and self.bounded:
+            beyond = (x.abs() - self.limit).clamp(min=0.0) / self.limit
+            self.excess = beyond.float().square().sum() / len(x)
+            x = x.clamp(-self.limit, self.limit)
         mask = self.mask if self.gate is None else self.gate()
         mask = mask.to(x.dtype)
         # Out of place: an in-place ReLU would hand a rectified x to the polynomial.
         return mask * self.original(x) + (1.0 - mask) * self.polynomial(x)
+
+    def bound(self, limit: float) -> None:
+        """Clip what arrives while training, from now on."""
+        self.limit.fill_(limit)
+        self.bounded = True
 
     def polynomial(self, x: torch.Tensor) -> torch.Tensor:
         """g(x), channel by channel."""

@@ -19,8 +19,8 @@ from pi_compiler.importer import import_model
 from pi_compiler.models.data import load
 from pi_compiler.models.training.defaults import recipe_for
 from pi_compiler.models.training.graph_module import GraphModule
-from pi_compiler.models.training.methods.autorep import Indicator, fit_polynomials, keep_best
-from pi_compiler.models.training.methods.method import Task, mask_relus
+from pi_compiler.models.training.methods.autorep import Indicator, fit_polynomials
+from pi_compiler.models.training.methods.method import Task, keep_units, mask_relus
 from pi_compiler.models.training.reduction import Job, Splits, check, reduce
 from pi_compiler.models.zoo import model_path
 
@@ -89,9 +89,7 @@ def test_polynomials_are_those_of_the_deviation_not_of_the_variance() -> None:
 def test_never_one_more_than_the_budget(budget: int, seed: int) -> None:
     made = task(budget)
     masked, generator = mask_relus(made), torch.Generator().manual_seed(seed)
-    for m in masked.values():
-        m.gate = Indicator(m.node.shape, m.node.shape, generator)
-    keep_best(masked, {n: m.gate for n, m in masked.items()}, budget)  # type: ignore[misc]
+    keep_units(masked, {n: torch.rand(m.node.shape, generator=generator) for n, m in masked.items()}, budget)
     assert made.module.comparisons == budget
 
 

@@ -10,8 +10,10 @@ from typing import Final
 
 from pi_compiler.models.training.masked import Kind
 from pi_compiler.models.training.methods.autorep import autorep
+from pi_compiler.models.training.methods.baselines import by_magnitude, by_random
 from pi_compiler.models.training.methods.gradual import gradual
 from pi_compiler.models.training.methods.method import Granularity, Method
+from pi_compiler.models.training.methods.snl import snl
 
 __all__ = ["METHODS", "Known"]
 
@@ -44,6 +46,9 @@ METHODS: Final[Mapping[str, Known]] = MappingProxyType(
         "autorep-as-released": Known(
             partial(autorep, mode="as_released"), "the same, beginning where the published code begins"
         ),
+        "snl": Known(snl, "slopes between ReLU and its replacement, pushed out by their L1 norm (SNL, ICML 2022)"),
+        "magnitude": Known(by_magnitude, "keeps the ReLUs whose replacement changes their value most"),
+        "random": Known(by_random, "keeps ReLUs at random"),
         "gradual": Known(
             gradual, "every ReLU to a polynomial by a homotopy", ("linear", "quadratic"), ("layer",), only_zero=True
         ),

@@ -26,14 +26,16 @@ from pi_compiler.errors import ParameterError
 from pi_compiler.models.training.engine import Hooks
 from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.masked import DEGREES, Masked, channel_axis
-from pi_compiler.models.training.methods.method import Task, mask_relus
+from pi_compiler.models.training.methods.method import Task, keep_units, mask_relus, units
 
-__all__ = ["Indicator", "autorep", "fit_polynomials", "keep_best"]
+__all__ = ["Indicator", "autorep", "fit_polynomials"]
 
 HYSTERESIS = 0.003
 HINGE = 140.0
 REFIT_EVERY = 10
 REFIT_UNTIL = 508
+LIMIT = 6.0
+RANGE = 0.1
 
 
 class Indicator(nn.Module):
@@ -85,7 +87,8 @@ class _Search(Hooks):
 
     def penalty(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         kept = torch.stack([gate().sum() for gate in self.gates]).sum()
-        return self.hinge * (kept / self.total - self.task.budget / self.total).clamp(min=0.0)
+        hinge = self.hinge * (kept / self.total - self.task.budget / self.total).clamp(min=0.0)
+        return hinge + range_penalty(self.masked, self.task)
 
     def groups(self, model: nn.Module) -> list[dict[str, object]]:
         rate = self.task.recipe.search.learning_rate
@@ -94,13 +97,23 @@ class _Search(Hooks):
 
 
 class Coefficients(Hooks):
-    """Gives the polynomials' coefficients a learning rate of their own and no weight decay."""
+    """Keeps inputs of polynomials in their range; coefficients have their own rate and no weight decay."""
 
-    def __init__(self, masked: Mapping[str, Masked], rate: float) -> None:
-        self.masked, self.rate = masked, rate
+    def __init__(self, masked: Mapping[str, Masked], task: Task) -> None:
+        self.masked, self.task = masked, task
+        self.rate = task.recipe.finetune.learning_rate * task.recipe.polynomials
+
+    def penalty(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return range_penalty(self.masked, self.task)
 
     def groups(self, model: nn.Module) -> list[dict[str, object]]:
         return polynomial_groups(self.masked, self.rate)
+
+
+def range_penalty(masked: Mapping[str, Masked], task: Task) -> torch.Tensor:
+    """What inputs of polynomials have beyond their limits, weighted; after a forward pass in training."""
+    weight = task.recipe.options.get("range", RANGE)
+    return weight * sum((m.excess for m in masked.values() if m.excess is not None), torch.zeros(()))
 
 
 def polynomial_groups(masked: Mapping[str, Masked], rate: float) -> list[dict[str, object]]:
@@ -113,55 +126,25 @@ def autorep(task: Task, mode: Literal["paper", "as_released"] = "paper") -> None
     """See the module's docstring. Search with Adam, then fine-tuning with the mask fixed.
 
     Recipe options: ``hysteresis`` (0.003), ``hinge`` (the weight mu, 140), ``indicator_rate`` (learning rate
-    of w relative to that of the weights, 1), ``refit_until`` (last step at which polynomials are refitted, 508).
+    of w relative to that of the weights, 1), ``refit_until`` (last step at which polynomials are refitted, 508),
+    ``range`` (weight of the range penalty, 0.1).
     """
     masked = mask_relus(task)
     generator = torch.Generator().manual_seed(task.seed)
     fit_polynomials(task.module, masked, task.batches(), mode)
     if 0 < task.budget < task.module.comparisons:
         for m in masked.values():
-            m.gate = Indicator(m.node.shape, _unit(m, task.granularity), generator)
+            m.gate = Indicator(m.node.shape, units(m, task.granularity), generator)
         task.run("search", replace(task.recipe.search, choose=False), (_Search(masked, task, mode),))
-        keep_best(masked, {n: m.gate for n, m in masked.items() if isinstance(m.gate, Indicator)}, task.budget)
+        # The indicators that are on stay, without the weakest that exceed the budget.
+        gates = {n: m.gate for n, m in masked.items() if isinstance(m.gate, Indicator)}
+        keep_units(masked, {n: g.weight.where(g.state > 0.5, -torch.inf) for n, g in gates.items()}, task.budget)
         for m in masked.values():
             m.gate = None
     elif task.budget == 0:
         for m in masked.values():
             m.mask.zero_()
-    rate = task.recipe.finetune.learning_rate * task.recipe.polynomials
-    task.run("finetune", task.recipe.finetune, (Coefficients(masked, rate),))
-
-
-def keep_best(masked: Mapping[str, Masked], gates: Mapping[str, Indicator], budget: int) -> None:
-    """Fix the masks: the indicators that are on, without the weakest that exceed the budget."""
-    units: list[tuple[float, int, str, int]] = []
-    for name, gate in gates.items():
-        size = masked[name].node.size // gate.weight.numel()
-        weights = gate.weight.detach().reshape(-1).tolist()
-        on = torch.nonzero(gate.state.reshape(-1) > 0.5).reshape(-1).tolist()
-        units += [(weights[i], size, name, i) for i in on]
-    units.sort(reverse=True)
-    kept: dict[str, list[int]] = {name: [] for name in gates}
-    left = budget
-    for _, size, name, i in units:
-        if size <= left:
-            kept[name].append(i)
-            left -= size
-    for name, gate in gates.items():
-        state = torch.zeros(gate.weight.numel())
-        state[kept[name]] = 1.0
-        masked[name].mask.copy_(state.view(gate.weight.shape).expand(masked[name].node.shape))
-
-
-def _unit(m: Masked, granularity: str) -> tuple[int, ...]:
-    """Shape of the indicators, which broadcasts to the activation's."""
-    shape = m.node.shape
-    if granularity == "pixel":
-        return shape
-    axis = channel_axis(m.node)
-    if granularity == "channel" and axis is not None:
-        return tuple(n if i == axis else 1 for i, n in enumerate(shape))
-    return (1,) * len(shape)
+    task.run("finetune", task.recipe.finetune, (Coefficients(masked, task),))
 
 
 def fit_polynomials(
@@ -171,6 +154,8 @@ def fit_polynomials(
     mode: Literal["paper", "as_released"] = "paper",
 ) -> None:
     """Coefficients of every activation from the mean and the deviation of its inputs, channel by channel.
+
+    The limits for training come from the same statistics: six deviations of the widest channel.
 
     Raises:
         ParameterError: inputs are not finite; training has diverged.
@@ -204,3 +189,4 @@ def fit_polynomials(
         coef = dapa(mean, std, DEGREES[masked[name].kind], mode=mode)
         with torch.no_grad():
             masked[name].coef.copy_(torch.from_numpy(coef))
+        masked[name].bound(float((np.abs(mean) + LIMIT * std).max()))

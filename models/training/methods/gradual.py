@@ -15,7 +15,7 @@ from torch import nn
 from pi_compiler.errors import BudgetError
 from pi_compiler.models.training.engine import Hooks
 from pi_compiler.models.training.masked import Masked
-from pi_compiler.models.training.methods.autorep import fit_polynomials, polynomial_groups
+from pi_compiler.models.training.methods.autorep import fit_polynomials, polynomial_groups, range_penalty
 from pi_compiler.models.training.methods.method import Task, mask_relus
 
 __all__ = ["gradual"]
@@ -37,8 +37,13 @@ class _Blend(nn.Module):
 class _Schedule(Hooks):
     """Lowers the shares, linearly in steps."""
 
-    def __init__(self, masked: Mapping[str, Masked], until: float, rate: float) -> None:
-        self.masked, self.until, self.rate = masked, until, rate
+    def __init__(self, masked: Mapping[str, Masked], task: Task) -> None:
+        self.masked, self.task = masked, task
+        self.until = task.recipe.options.get("until", 0.5)
+        self.rate = task.recipe.finetune.learning_rate * task.recipe.polynomials
+
+    def penalty(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return range_penalty(self.masked, self.task)
 
     def before_step(self, model: nn.Module, step: int, steps: int) -> None:
         left = max(0.0, 1.0 - (step + 1) / max(1.0, self.until * steps))
@@ -56,7 +61,8 @@ class _Schedule(Hooks):
 def gradual(task: Task) -> None:
     """See the module's docstring; for budget 0 only.
 
-    Recipe options: ``until`` (share of the run after which no ReLU is left, 0.5).
+    Recipe options: ``until`` (share of the run after which no ReLU is left, 0.5), ``range`` (weight of
+    the range penalty).
 
     Raises:
         BudgetError: some ReLUs are to stay, which this method cannot choose.
@@ -67,10 +73,7 @@ def gradual(task: Task) -> None:
     fit_polynomials(task.module, masked, task.batches())
     for m in masked.values():
         m.gate = _Blend()
-    settings = task.recipe.finetune
-    rate = settings.learning_rate * task.recipe.polynomials
-    until = task.recipe.options.get("until", 0.5)
-    task.run("finetune", settings, (_Schedule(masked, until, rate),))
+    task.run("finetune", task.recipe.finetune, (_Schedule(masked, task),))
     for m in masked.values():
         m.gate = None
         m.mask.zero_()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -14,10 +15,10 @@ from pi_compiler.errors import BudgetError
 from pi_compiler.models.data import Dataset
 from pi_compiler.models.training.engine import Epoch, Hooks, Settings, fit
 from pi_compiler.models.training.graph_module import GraphModule
-from pi_compiler.models.training.masked import Kind, Masked
+from pi_compiler.models.training.masked import Kind, Masked, channel_axis
 from pi_compiler.models.training.steps import Activation
 
-__all__ = ["Granularity", "Method", "Recipe", "Stage", "Task", "mask_relus"]
+__all__ = ["Granularity", "Method", "Recipe", "Stage", "Task", "keep_units", "mask_relus", "units"]
 
 Granularity: TypeAlias = Literal["pixel", "channel", "layer"]
 
@@ -129,3 +130,39 @@ def mask_relus(task: Task) -> dict[str, Masked]:
             hint="replace those operators by Relu before reducing",
         )
     return found
+
+
+def units(m: Masked, granularity: Granularity) -> tuple[int, ...]:
+    """The shape of one number per unit; it broadcasts to the activation's shape."""
+    shape = m.node.shape
+    if granularity == "pixel":
+        return shape
+    axis = channel_axis(m.node)
+    if granularity == "channel" and axis is not None:
+        return tuple(n if i == axis else 1 for i, n in enumerate(shape))
+    return (1,) * len(shape)
+
+
+def keep_units(masked: Mapping[str, Masked], scores: Mapping[str, torch.Tensor], budget: int) -> None:
+    """Fix the masks: units with the highest scores stay, as many as fit into the budget.
+
+    Args:
+        masked: activations by name.
+        scores: one number per unit; minus infinity never stays.
+        budget: elements that may stay in all.
+    """
+    found: list[tuple[float, int, str, int]] = []
+    for name, values in scores.items():
+        size = masked[name].node.size // values.numel()
+        found += [(v, size, name, i) for i, v in enumerate(values.detach().reshape(-1).tolist()) if v > -math.inf]
+    found.sort(key=lambda unit: -unit[0])
+    kept: dict[str, list[int]] = {name: [] for name in scores}
+    left = budget
+    for _, size, name, i in found:
+        if size <= left:
+            kept[name].append(i)
+            left -= size
+    for name, values in scores.items():
+        mask = torch.zeros(values.numel())
+        mask[kept[name]] = 1.0
+        masked[name].mask.copy_(mask.view(values.shape).expand(masked[name].node.shape))
