@@ -302,6 +302,16 @@ def test_all_damaged_records_are_named_at_once(tmp_path: Path) -> None:
     assert "6-autorep" not in str(caught.value)
 
 
+def test_records_alone_are_enough_where_each_has_the_originals_scores(tmp_path: Path) -> None:
+    baseline = {"relu_count": 200, "validation": scores((95, 95, 95)), "test": scores((99, 98, 97))}
+    write(tmp_path / "a", [model(5, (5, 0), scores((90, 90, 90)), baseline=baseline, quoted="Quoted (JPEG)")])
+    (tmp_path / "a" / "reduction.json").unlink()
+    write_reduction_report([tmp_path / "a"], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "net on Quoted (JPEG)" in page
+    assert Tables(page).row("all ReLUs")[5].startswith("98.00 %")
+
+
 def test_a_folder_without_models_or_without_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="no reduction"):
         write_reduction_report([tmp_path], tmp_path / "out")
