@@ -69,6 +69,8 @@ class Table:
         for what, name in (("label", label), ("group", group)):
             if name is not None and name not in self.columns:
                 faults.append(f"there is no {what} column '{name}'; {known}")
+        if len(self.columns) < 2:
+            faults.append("besides the label there has to be a column to learn from")
         if label is not None and label == group:
             faults.append(f"column '{label}' cannot be both label and group")
         return faults
@@ -92,7 +94,10 @@ class Table:
             raise CalibrationError(f"column '{label}' of {self.origin} has one class only: {classes[0]!r}")
         train, rows = turns(y, "train"), turns(y, name)
         features = [_feature(self.column(c), train, rows) for c in self.columns if c != label]
-        x = np.concatenate(features, axis=1, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            x = np.concatenate(features, axis=1, dtype=np.float32)
+        if not np.isfinite(x).all():
+            raise CalibrationError(f"table {self.origin} holds numbers that training rows do not prepare for float32")
         if group is None:
             return Part(x, y[rows])
         names, groups = _groups(self.column(group), train, edges)
@@ -171,11 +176,8 @@ def _feature(cells: list[str], train: NDArray[np.int64], rows: NDArray[np.int64]
     values = _numbers(cells)
     if values is None:
         seen = {value: i for i, value in enumerate(sorted({cells[i] for i in train}))}
-        found = np.zeros((len(rows), len(seen)))
-        for place, row in enumerate(rows):
-            if (column := seen.get(cells[row])) is not None:
-                found[place, column] = 1.0
-        return found
+        columns = np.asarray([seen.get(cells[row], -1) for row in rows])
+        return np.asarray(columns[:, None] == np.arange(len(seen)), dtype=np.float64)
     known = values[train][~np.isnan(values[train])]
     low, high, middle = (known.min(), known.max(), np.median(known)) if len(known) else (0.0, 1.0, 0.0)
     chosen = np.where(np.isnan(values[rows]), middle, values[rows])

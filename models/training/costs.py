@@ -16,6 +16,8 @@ _KEYS = (
     "backend", "levels", "depth", "rotations", "products", "bootstraps", "log_n", "log_qp", "security_bits",
     "key_bytes", "bytes_sent", "predicted_seconds", "costs_machine", "costs_measured_here",
 )  # fmt: skip
+_SAMPLES = 256
+"""Calibration samples of a plan: costs need ranges, not their tails."""
 
 
 def ckks_cost(model: Path, calibration: Dataset, options: Options) -> Json:
@@ -27,7 +29,7 @@ def ckks_cost(model: Path, calibration: Dataset, options: Options) -> Json:
         options: of the compilation.
     """
     try:
-        planned = plan(model, calibration=calibration.x, options=options)
+        planned = plan(model, calibration=calibration.take(_SAMPLES).x, options=options)
     except PiError as error:
         return {"refused": error.what, "details": list(error.details)}
     return {key: planned[key] for key in _KEYS}

@@ -25,7 +25,7 @@ from pi_compiler.errors import BudgetError, InternalError, ParameterError
 from pi_compiler.exporter import export
 from pi_compiler.importer import import_model
 from pi_compiler.ir.graph import Graph, Node
-from pi_compiler.models.data import Dataset
+from pi_compiler.models.data import DATASETS, Dataset
 from pi_compiler.models.training.engine import Epoch
 from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.masked import Kind, Masked
@@ -191,6 +191,7 @@ def reduce(
     record: Json = {
         "model": graph.name,
         "dataset": splits.train.name,
+        "quoted": DATASETS[splits.train.name].quoted if splits.train.name in DATASETS else splits.train.name,
         "method": job.method,
         "kind": job.kind,
         "granularity": job.granularity,

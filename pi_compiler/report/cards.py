@@ -27,7 +27,7 @@ def cards(r: Reduction, points: list[Point]) -> tuple[Card, ...]:
 def _model(r: Reduction) -> Card:
     rows = [
         ("Retrained?", _retrained(r)),
-        ("Original", f"{r.model}, {r.relu_total:,} ReLUs per sample, sha256 {r.sha256[:12]}…"),
+        ("Original", f"{r.model}, {r.relu_total:,} ReLUs per sample, sha256 {r.sha256[:12]}"),
         ("Replacement", _replacement(r)),
         ("Choice of epoch", "on the validation split"),
         ("Test split", f"{r.original.images:,} samples, read once per model at the end; NaN counts as wrong"),

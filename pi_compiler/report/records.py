@@ -153,12 +153,16 @@ def read_reduction(folders: Iterable[Path]) -> list[Reduction]:
     faults: list[str] = []
     merged: dict[tuple[str, str], list[Reduction]] = {}
     for folder in folders:
-        if not (folder / "reduction.json").is_file():
+        files = sorted(folder.glob("*/record.json"))
+        if (folder / "reduction.json").is_file():
+            top = _parsed(folder / "reduction.json", _reduction, faults)
+        elif files:
+            # Benchmarks write records alone; each has the original's scores.
+            top = _parsed(files[0], _reduction, faults)
+        else:
             raise ParameterError(
                 f"{folder} holds no reduction.json", hint="a folder that pi-compiler reduce --output wrote"
             )
-        top = _parsed(folder / "reduction.json", _reduction, faults)
-        files = sorted(folder.glob("*/record.json"))
         models = [m for m in (_parsed(f, _reduced, faults) for f in files) if m is not None]
         if not files:
             faults.append(f"{folder}: no model is finished")
@@ -195,9 +199,9 @@ def _reduction(path: Path, r: Json) -> tuple[str, str, str, str, int, Scores, Sc
     ckks = baseline.get("ckks")
     return (
         str(r["model"]),
-        str(r["model_sha256"]),
+        str(r.get("model_sha256", "not recorded")),
         str(r["dataset"]),
-        str(r["quoted"]),
+        str(r.get("quoted", r["dataset"])),
         int(str(baseline["relu_count"])),
         _scores(baseline["test"]),
         _scores(baseline["validation"]),

@@ -86,7 +86,10 @@ def costs_section(r: Reduction, points: Points, figures: Sequence[Picture]) -> S
         for i, p in enumerate(found):
             texts = [_first(curve, i), f"{p.relu_count:,}", f"{p.tensors} of {p.of}", *_ckks_cells(p.ckks)]
             rows.append(Row(cells([*texts, *(_mpc_cell(p, *w) for w in networks)]), "start" if i == 0 else ""))
-    after = ["CKKS: one sample per run, encryption and decryption included; means over seeds."]
+    plans = [r.original_ckks, *(p.ckks for ps in points.values() for p in ps)]
+    reasons = dict.fromkeys(str(plan["refused"]) for plan in plans if plan is not None and "refused" in plan)
+    after = [*(f"Refused: {reason}." for reason in reasons)]
+    after += ["CKKS: one sample per run, encryption and decryption included; means over seeds."]
     if networks:
         after.append("MPC: online phase of one sample; bytes in both directions, rounds one after the other.")
     else:
@@ -123,7 +126,7 @@ def _ckks_cells(plan: Json | None) -> Sequence[str | Cell]:
     if plan is None:
         return [""] * 5
     if "refused" in plan:
-        return [Cell("refused", mark="warn"), Cell(str(plan["refused"]), mark="why"), "", "", ""]
+        return [Cell("refused", mark="warn"), "", "", "", ""]
     levels, degree, rotations = (figure(plan[k]) for k in ("levels", "log_n", "rotations"))
     return [levels, degree, rotations, size(plan["key_bytes"]), duration(plan["predicted_seconds"])]
 

@@ -13,8 +13,11 @@ from commands import Cli, Outcome
 from onnx import helper, numpy_helper
 
 from pi_compiler.importer import import_model
+from pi_compiler.models.data import load
 from pi_compiler.models.training import series
+from pi_compiler.models.training.costs import ckks_cost
 from pi_compiler.models.training.engine import Epoch
+from pi_compiler.options import Activation, Options
 
 SHORT = ("--epochs", 2, "--finetune-epochs", 1, "--backend", "none")
 
@@ -35,7 +38,7 @@ def test_reduce_then_report_on_digits(cli: Cli, digits_onnx: Path, tmp_path: Pat
     out = tmp_path / "out"
     done = cli(
         "reduce", digits_onnx, "--data", "digits", "--budget", 300, "--budget", 0, "--granularity", "channel",
-        "--output", out, "--json", tmp_path / "r.json", "--epochs", 1, "--finetune-epochs", 1,
+        "--output", out, "--json", tmp_path / "r.json", *SHORT,
     )  # fmt: skip
     assert done.code == 0, done.err
     assert "autorep" in done.out
@@ -47,7 +50,6 @@ def test_reduce_then_report_on_digits(cli: Cli, digits_onnx: Path, tmp_path: Pat
         assert sum(c["images"] for c in found["test"]["classes"]) == 355
         assert found["command"].startswith(f"pi-compiler reduce {digits_onnx} --data digits")
     plain = record(out / "0-autorep-quadratic-channel-seed0")
-    assert plain["ckks"]["levels"] == 5
     assert plain["test"]["accuracy"] > 0.9
     assert json.loads((tmp_path / "r.json").read_text())["models"][1] == plain
 
@@ -62,6 +64,16 @@ def test_reduce_then_report_on_digits(cli: Cli, digits_onnx: Path, tmp_path: Pat
     assert json.loads((out / "report" / "report.json").read_text()) == json.loads(
         (tmp_path / "report.json").read_text()
     )
+
+
+def test_costs_are_those_of_a_plan_or_the_reason_why_there_is_none(digits_onnx: Path) -> None:
+    digits = load("digits", "calibration")
+    planned = ckks_cost(digits_onnx, digits, Options(activation=Activation("quadratic")))
+    assert planned["levels"] == 5
+    assert float(str(planned["predicted_seconds"])) > 0
+    refused = ckks_cost(digits_onnx, digits, Options(log_n=12))
+    assert set(refused) == {"refused", "details"}
+    assert "levels" in str(refused)
 
 
 @pytest.mark.parametrize("after", [1, 2, 3], ids=["search", "end of search", "finetune"])
