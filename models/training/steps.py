@@ -172,6 +172,15 @@ class Layer(Step):
             bias = shift if bias is None else bias * scale + shift
         return {"weight": weight} | ({} if bias is None else {"bias": bias})
 
+    def fold(self) -> None:
+        """Normalization becomes part of weight and bias, for good."""
+        if self.norm is None:
+            return
+        found = {name: tensor(np.asarray(values)) for name, values in self.attrs().items()}
+        self.weight = nn.Parameter(found["weight"])
+        self.bias = nn.Parameter(found["bias"])
+        self.norm = None
+
     def _along(self, weight: FloatArray) -> tuple[int, ...]:
         if self.node.op == "Gemm":
             return (1, -1)

@@ -138,7 +138,7 @@ def autorep(task: Task, mode: Literal["paper", "as_released"] = "paper") -> None
         task.run("search", replace(task.recipe.search, choose=False), (_Search(masked, task, mode),))
         # The indicators that are on stay, without the weakest that exceed the budget.
         gates = {n: m.gate for n, m in masked.items() if isinstance(m.gate, Indicator)}
-        keep_units(masked, {n: g.weight.where(g.state > 0.5, -torch.inf) for n, g in gates.items()}, task.budget)
+        keep_units(masked, {n: g.weight.where(g.state > 0.5, -torch.inf) for n, g in gates.items()}, task.relu_budget)
         for m in masked.values():
             m.gate = None
     elif task.budget == 0:
