@@ -14,7 +14,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -280,7 +279,7 @@ class _Run:
         s = self.settings
         x, y = s.augmentation(self.x[rows], self.generator), self.y[rows]
         with torch.autocast("cpu", torch.bfloat16, enabled=s.bfloat16):
-            with kept_activations(self.model) if s.feature else nullcontext({}) as ours:
+            with kept_activations(self.model, bool(s.feature)) as ours:
                 logits = self.forward(x)
             answers, theirs = self.ask_teacher(x)
         logits = logits.float()

@@ -15,14 +15,16 @@ __all__ = ["feature_distance", "kept_activations"]
 
 
 @contextmanager
-def kept_activations(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """What every activation of a graph module returns in the forward pass inside the block, by ONNX node name."""
+def kept_activations(model: nn.Module, wanted: bool = True) -> Iterator[dict[str, torch.Tensor]]:
+    """What every activation of a graph module returns in the forward pass inside the block, by ONNX node name.
+
+    Args:
+        model: holds the graph module.
+        wanted: False keeps nothing.
+    """
     found: dict[str, torch.Tensor] = {}
-    steps = [m for m in model.modules() if isinstance(m, Activation)]
-    handles = [
-        s.register_forward_hook(lambda step, _, y: found.__setitem__(step.node.origin, y))  # type: ignore[func-returns-value]
-        for s in steps
-    ]
+    steps = [m for m in model.modules() if wanted and isinstance(m, Activation)]
+    handles = [s.register_forward_hook(lambda step, _, y: found.__setitem__(step.node.origin, y)) for s in steps]
     try:
         yield found
     finally:

@@ -269,7 +269,7 @@ class _Movement(Step):
         self.register_buffer("index", torch.from_numpy(index), persistent=False)
 
     def forward(self, *operands: torch.Tensor) -> torch.Tensor:
-        parts = [x.flatten(1) for x in operands]
+        parts = [x.reshape(len(x), -1) for x in operands]
         if len(self.fill):
             parts.append(self.fill.to(parts[0].dtype).expand(len(parts[0]), -1))
         flat = torch.cat(parts, 1) if len(parts) > 1 else parts[0]

@@ -56,7 +56,7 @@ class Hermite(Replacement):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         flat = self.by_channel(x)
         shape = (1, -1, *(1,) * (flat.dim() - 2))
-        y = F1 * self.linear(flat) + F2 * self.square((flat.square() - 1.0) / math.sqrt(2.0))
+        y: torch.Tensor = F1 * self.linear(flat) + F2 * self.square((flat.square() - 1.0) / math.sqrt(2.0))
         y = self.gamma.view(shape) * y + self.beta.view(shape)
         return y.reshape(x.shape)
 
