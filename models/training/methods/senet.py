@@ -39,14 +39,16 @@ class Probe(nn.Module):
 
     saliency: torch.Tensor
 
-    def __init__(self, mask: torch.Tensor) -> None:
+    def __init__(self, owner: Masked) -> None:
         super().__init__()
-        self.mask = [mask]  # a list, so that it is not registered twice
-        self.register_buffer("saliency", torch.zeros_like(mask))
+        # In a list, so that it is not registered; the mask is looked up each time, for a change of the memory
+        # format puts another tensor in its place.
+        self.owner = [owner]
+        self.register_buffer("saliency", torch.zeros_like(owner.mask))
         self.seen: torch.Tensor | None = None
 
     def forward(self) -> torch.Tensor:
-        mask = self.mask[0]
+        mask = self.owner[0].mask
         if not torch.is_grad_enabled():
             return mask
         self.seen = mask.clone().requires_grad_()
@@ -171,7 +173,7 @@ def senet(task: Task) -> None:
         for name, m in masked.items():
             scores = torch.rand(units(m, task.granularity), generator=generator)
             keep_units({name: m}, {name: scores}, shares[name])
-            m.gate = Probe(m.mask)
+            m.gate = Probe(m)
         # The last mask has seen the most trained weights.
         task.run("search", replace(task.recipe.search, choose=False), (_Search(masked, shares, task),))
         for m in masked.values():
