@@ -26,6 +26,7 @@ from pi_compiler import files
 from pi_compiler.errors import ArtifactError, ParameterError
 from pi_compiler.models.data import Dataset
 from pi_compiler.models.training.augment import Augmentation
+from pi_compiler.models.training.features import feature_distance, kept_activations
 from pi_compiler.models.training.measure import accuracy
 
 __all__ = ["Epoch", "Hooks", "Settings", "distillation", "fit"]
@@ -232,7 +233,8 @@ class _Run:
             hooks,
             teacher,
         )
-        self.forward = torch.compile(model) if settings.compiled else model
+        # Activations are read by hooks, which compiled code would be cut at.
+        self.forward = torch.compile(model) if settings.compiled and not settings.feature else model
         self.x, self.y = torch.from_numpy(data.x), torch.from_numpy(data.labels)
         if self.x.dim() == 4:
             self.x = self.x.contiguous(memory_format=torch.channels_last)
@@ -291,14 +293,16 @@ class _Run:
         s = self.settings
         x, y = s.augmentation(self.x[rows], self.generator), self.y[rows]
         with torch.autocast("cpu", torch.bfloat16, enabled=s.bfloat16):
-            logits = self.forward(x)
-            with torch.no_grad():
-                answers = self.answer(x) if self.answer is not None and s.distill else None
+            with kept_activations(self.model, bool(s.feature)) as ours:
+                logits = self.forward(x)
+            answers, theirs = self.ask_teacher(x)
         logits = logits.float()
         losses = functional.cross_entropy(logits, y, reduction="none", label_smoothing=s.label_smoothing)
         if answers is not None:
             losses = losses + s.distill * distillation(logits, answers.float(), s.temperature)
         loss = losses.mean()
+        if theirs:
+            loss = loss + s.feature * feature_distance(ours, theirs)
         for hook in self.hooks:
             for extra in (hook.penalty(self.model, x, y, logits), hook.sample_penalty(rows, losses)):
                 if extra is not None:
@@ -312,6 +316,18 @@ class _Run:
         for hook in self.hooks:
             hook.after_step(self.model)
         return float(loss.detach())
+
+    def ask_teacher(self, x: torch.Tensor) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+        """The teacher's answers and activations, without gradients, where they are wanted."""
+        s = self.settings
+        if self.teacher is None or self.answer is None or not (s.distill or s.feature):
+            return None, {}
+        with torch.no_grad():
+            if not s.feature:
+                return self.answer(x), {}
+            with kept_activations(self.teacher) as found:
+                answers = self.teacher(x)
+        return answers if s.distill else None, found
 
     def fingerprint(self) -> str:
         """Tells checkpoints of other runs apart: settings, seed, size of the data, names of the weights."""

@@ -9,17 +9,19 @@ negative (``pos-zero``: small positive values become zero) or as positive (``neg
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from pi_compiler.errors import ParameterError
+from pi_compiler.models.training.engine import Hooks
 from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.masked import Masked
 
-__all__ = ["Faults", "faulty"]
+__all__ = ["Faults", "FaultyTraining", "faulty"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +81,22 @@ def faulty(module: GraphModule, faults: Faults, seed: int) -> Iterator[None]:
     finally:
         for p, original in zip(places, before, strict=True):
             p.original = original
+
+
+class FaultyTraining(Hooks):
+    """Training steps see faulty ReLUs, validation exact ones; every epoch has random numbers of its own.
+
+    Use: ``Task(..., hooks=(FaultyTraining(Faults(), seed),))``.
+    """
+
+    def __init__(self, faults: Faults, seed: int) -> None:
+        self.faults, self.seed = faults, seed
+        self.active = ExitStack()
+
+    def before_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
+        if isinstance(model, GraphModule):
+            self.active.enter_context(faulty(model, self.faults, self.seed * 100_003 + epoch))
+
+    def after_epoch(self, model: nn.Module, epoch: int, epochs: int) -> bool:
+        self.active.close()
+        return True

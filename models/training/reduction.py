@@ -27,6 +27,7 @@ from pi_compiler.importer import import_model
 from pi_compiler.ir.graph import Graph, Node
 from pi_compiler.models.data import DATASETS, Dataset
 from pi_compiler.models.training.engine import Epoch
+from pi_compiler.models.training.fusion import fuse_layers
 from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.masked import Kind, Masked
 from pi_compiler.models.training.methods import METHODS
@@ -179,10 +180,11 @@ def reduce(
     )
     module.normalize(task.batches())
     METHODS[job.method].run(task)
+    module = task.module
     observe(module, splits.train)
     if module.comparisons > job.budget:
         raise BudgetError(f"method '{job.method}' left {module.comparisons} comparisons, the budget is {job.budget}")
-    written = export(module.to_graph(), folder / "model.onnx")
+    written = export(fuse_layers(module.to_graph()), folder / "model.onnx")
     scored = GraphModule(import_model(written).graph)
     if scored.comparisons != module.comparisons:
         raise InternalError(

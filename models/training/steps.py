@@ -172,6 +172,15 @@ class Layer(Step):
             bias = shift if bias is None else bias * scale + shift
         return {"weight": weight} | ({} if bias is None else {"bias": bias})
 
+    def fold(self) -> None:
+        """Normalization becomes part of weight and bias, for good."""
+        if self.norm is None:
+            return
+        found = {name: tensor(np.asarray(values)) for name, values in self.attrs().items()}
+        self.weight = nn.Parameter(found["weight"])
+        self.bias = nn.Parameter(found["bias"])
+        self.norm = None
+
     def _along(self, weight: FloatArray) -> tuple[int, ...]:
         if self.node.op == "Gemm":
             return (1, -1)
@@ -260,7 +269,7 @@ class _Movement(Step):
         self.register_buffer("index", torch.from_numpy(index), persistent=False)
 
     def forward(self, *operands: torch.Tensor) -> torch.Tensor:
-        parts = [x.flatten(1) for x in operands]
+        parts = [x.reshape(len(x), -1) for x in operands]
         if len(self.fill):
             parts.append(self.fill.to(parts[0].dtype).expand(len(parts[0]), -1))
         flat = torch.cat(parts, 1) if len(parts) > 1 else parts[0]

@@ -11,9 +11,15 @@ from typing import Final
 from pi_compiler.models.training.masked import Kind
 from pi_compiler.models.training.methods.autorep import autorep
 from pi_compiler.models.training.methods.baselines import by_magnitude, by_random
+from pi_compiler.models.training.methods.deepreduce import deepreduce
 from pi_compiler.models.training.methods.gradual import gradual
+from pi_compiler.models.training.methods.hermite import hermite
 from pi_compiler.models.training.methods.method import Granularity, Method
+from pi_compiler.models.training.methods.reshape import deepreshape
+from pi_compiler.models.training.methods.senet import senet
+from pi_compiler.models.training.methods.smartpaf import smartpaf
 from pi_compiler.models.training.methods.snl import snl
+from pi_compiler.models.training.methods.vanilla import vanilla
 
 __all__ = ["METHODS", "Known"]
 
@@ -49,6 +55,30 @@ METHODS: Final[Mapping[str, Known]] = MappingProxyType(
         "snl": Known(snl, "slopes between ReLU and its replacement, pushed out by their L1 norm (SNL, ICML 2022)"),
         "magnitude": Known(by_magnitude, "keeps the ReLUs whose replacement changes their value most"),
         "random": Known(by_random, "keeps ReLUs at random"),
+        "senet": Known(senet, "a budget per layer from sensitivities, masks from gradients (SENet, ICLR 2023)"),
+        "deepreduce": Known(
+            deepreduce, "the least critical stages lose their ReLUs (DeepReDuce, ICML 2021)", granularities=("layer",)
+        ),
+        "smartpaf": Known(
+            smartpaf,
+            "layer after layer, coefficients and weights in turns (SmartPAF, MLSys 2024)",
+            ("quadratic", "linear"),
+            ("layer",),
+        ),
+        "vanilla": Known(vanilla, "ReLUs fade to the identity, layers fuse (VanillaNet, NeurIPS 2023)"),
+        "deepreshape": Known(
+            deepreshape,
+            "other channel counts, every activation a ReLU (DeepReShape, 2023)",
+            ("identity",),
+            ("channel",),
+        ),
+        "hermite": Known(
+            hermite,
+            "every ReLU to its normalized Hermite expansion of degree 2 (AESPA, 2022)",
+            ("quadratic",),
+            ("layer",),
+            only_zero=True,
+        ),
         "gradual": Known(
             gradual, "every ReLU to a polynomial by a homotopy", ("linear", "quadratic"), ("layer",), only_zero=True
         ),

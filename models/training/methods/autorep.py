@@ -140,7 +140,7 @@ def autorep(task: Task, mode: Literal["paper", "as_released"] = "paper") -> None
         # Indicators that are on stay, the weakest not if they exceed the budget; momentum carries some out although
         # the budget was met, so the strongest of those that are off return until it is used.
         gates = {n: m.gate for n, m in masked.items() if isinstance(m.gate, Indicator)}
-        keep_units(masked, {n: g.weight + 2.0 * _FAR * g.state for n, g in gates.items()}, task.budget)
+        keep_units(masked, {n: g.weight + 2.0 * _FAR * g.state for n, g in gates.items()}, task.relu_budget)
         for m in masked.values():
             m.gate = None
     elif task.budget == 0:

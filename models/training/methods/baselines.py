@@ -8,9 +8,9 @@ import torch
 
 from pi_compiler.models.training.masked import Masked
 from pi_compiler.models.training.methods.autorep import Coefficients, fit_polynomials
-from pi_compiler.models.training.methods.method import Task, keep_units, mask_relus, units
+from pi_compiler.models.training.methods.method import Task, keep_units, mask_relus, per_unit, units
 
-__all__ = ["by_magnitude", "by_random"]
+__all__ = ["by_magnitude", "by_random", "changes"]
 
 
 def by_random(task: Task) -> None:
@@ -23,6 +23,11 @@ def by_random(task: Task) -> None:
 def by_magnitude(task: Task) -> None:
     """Keeps the units whose replacement changes their value most, mean square on training data; then fine-tunes."""
     masked = mask_relus(task)
+    _finish(task, masked, changes(task, masked))
+
+
+def changes(task: Task, masked: Mapping[str, Masked]) -> dict[str, torch.Tensor]:
+    """Per unit the mean square of what replacing it changes, on training data; fits the polynomials first."""
     fit_polynomials(task.module, masked, task.batches())
     change: dict[str, torch.Tensor] = {}
 
@@ -40,17 +45,10 @@ def by_magnitude(task: Task) -> None:
             task.module(x)
     for handle in handles:
         handle.remove()
-    scores = {n: _per_unit(change[n], units(m, task.granularity)) for n, m in masked.items()}
-    _finish(task, masked, scores)
-
-
-def _per_unit(values: torch.Tensor, unit: tuple[int, ...]) -> torch.Tensor:
-    """Means over what a unit holds."""
-    axes = [i for i, n in enumerate(unit) if n != values.shape[i]]
-    return values.mean(axes, keepdim=True) if axes else values
+    return {n: per_unit(change[n], units(m, task.granularity)) for n, m in masked.items()}
 
 
 def _finish(task: Task, masked: Mapping[str, Masked], scores: Mapping[str, torch.Tensor]) -> None:
     fit_polynomials(task.module, masked, task.batches())
-    keep_units(masked, scores, task.budget)
+    keep_units(masked, scores, task.relu_budget)
     task.run("finetune", task.recipe.finetune, (Coefficients(masked, task),))

@@ -18,7 +18,7 @@ from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.masked import Kind, Masked, channel_axis
 from pi_compiler.models.training.steps import Activation
 
-__all__ = ["Granularity", "Method", "Recipe", "Stage", "Task", "keep_units", "mask_relus", "units"]
+__all__ = ["Granularity", "Method", "Recipe", "Stage", "Task", "keep_units", "mask_relus", "per_unit", "units"]
 
 Granularity: TypeAlias = Literal["pixel", "channel", "layer"]
 
@@ -64,6 +64,7 @@ class Task:
         teacher: the all-ReLU network, frozen; None distills nothing.
         folder: where checkpoints go, one subfolder per stage; None keeps none.
         progress: called after each epoch with stage, epoch, and number of epochs.
+        hooks: what every stage has besides the method's own, such as ``ranges.Pillar``.
         stages: filled by ``run``.
     """
 
@@ -78,6 +79,7 @@ class Task:
     teacher: nn.Module | None = None
     folder: Path | None = None
     progress: Callable[[str, Epoch, int], None] | None = None
+    hooks: tuple[Hooks, ...] = ()
     stages: list[Stage] = field(default_factory=list)
 
     def run(self, name: str, settings: Settings, hooks: tuple[Hooks, ...] = ()) -> list[Epoch]:
@@ -89,12 +91,18 @@ class Task:
             self.validation,
             seed=self.seed,
             folder=None if self.folder is None else self.folder / name,
-            hooks=hooks,
+            hooks=(*hooks, *self.hooks),
             teacher=self.teacher,
             progress=None if self.progress is None else lambda e, n: self.progress(name, e, n),  # type: ignore[misc]
         )
         self.stages.append(Stage(name, tuple(history)))
         return history
+
+    @property
+    def relu_budget(self) -> int:
+        """Comparisons that ReLUs may have: the budget without those of other operators."""
+        others = (a for a in self.module.relus.values() if a.node.op != "Relu")
+        return self.budget - sum(a.comparisons for a in others)
 
     def batches(self, count: int = 8, size: int = 250) -> list[torch.Tensor]:
         """Some training samples without augmentation, spread over the split: for statistics."""
@@ -141,6 +149,17 @@ def units(m: Masked, granularity: Granularity) -> tuple[int, ...]:
     if granularity == "channel" and axis is not None:
         return tuple(n if i == axis else 1 for i, n in enumerate(shape))
     return (1,) * len(shape)
+
+
+def per_unit(values: torch.Tensor, unit: tuple[int, ...]) -> torch.Tensor:
+    """Means over what each unit holds.
+
+    Args:
+        values: one number per element.
+        unit: see ``units``.
+    """
+    axes = [i for i, n in enumerate(unit) if n != values.shape[i]]
+    return values.mean(axes, keepdim=True) if axes else values
 
 
 def keep_units(masked: Mapping[str, Masked], scores: Mapping[str, torch.Tensor], budget: int) -> None:

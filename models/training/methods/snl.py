@@ -113,5 +113,5 @@ def snl(task: Task) -> None:
             if isinstance(m.gate, Slope):
                 scores[name] = m.gate.weight.detach().clone()
             m.gate = None
-    keep_units(masked, scores, task.budget)
+    keep_units(masked, scores, task.relu_budget)
     task.run("finetune", task.recipe.finetune, (Coefficients(masked, task),))
