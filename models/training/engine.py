@@ -113,7 +113,7 @@ class Epoch:
 class Hooks:
     """What a method adds to the loop; every call may do nothing.
 
-    A method keeps whatever must survive an interruption in buffers and parameters of the model.
+    Whatever must survive an interruption is in buffers and parameters of the model, or in ``state``.
     """
 
     def before_epoch(self, model: nn.Module, epoch: int, epochs: int) -> None:
@@ -124,6 +124,13 @@ class Hooks:
 
     def penalty(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, logits: torch.Tensor) -> torch.Tensor | None:
         """A term of the loss, differentiable; after the forward pass."""
+        return None
+
+    def sample_penalty(self, rows: torch.Tensor, losses: torch.Tensor) -> torch.Tensor | None:
+        """A term made of the batch's losses (n,), differentiable; ``rows`` (n,) of the training split they belong to.
+
+        The losses are cross-entropy and distillation of each sample; their mean is the loss itself.
+        """
         return None
 
     def after_step(self, model: nn.Module) -> None:
@@ -137,9 +144,16 @@ class Hooks:
         """Parameter groups with settings of their own; their parameters leave the common group."""
         return []
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the hook itself must remember between epochs; part of the checkpoint."""
+        return {}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take back what ``state`` gave."""
+
 
 def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Temperature-softened Kullback-Leibler divergence, summed over classes and averaged over the batch.
+    """Temperature-softened Kullback-Leibler divergence of each sample (n,), summed over classes.
 
     Scaled by the squared temperature, so that its gradient does not fade (Hinton et al., 2015, section 2).
 
@@ -150,7 +164,7 @@ def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
     """
     soft = functional.log_softmax(student / temperature, dim=1)
     wanted = functional.log_softmax(teacher.detach() / temperature, dim=1)
-    return functional.kl_div(soft, wanted, reduction="batchmean", log_target=True) * temperature**2
+    return functional.kl_div(soft, wanted, reduction="none", log_target=True).sum(1) * temperature**2
 
 
 def fit(
@@ -281,13 +295,14 @@ class _Run:
             with torch.no_grad():
                 answers = self.answer(x) if self.answer is not None and s.distill else None
         logits = logits.float()
-        loss = functional.cross_entropy(logits, y, label_smoothing=s.label_smoothing)
+        losses = functional.cross_entropy(logits, y, reduction="none", label_smoothing=s.label_smoothing)
         if answers is not None:
-            loss = loss + s.distill * distillation(logits, answers.float(), s.temperature)
+            losses = losses + s.distill * distillation(logits, answers.float(), s.temperature)
+        loss = losses.mean()
         for hook in self.hooks:
-            extra = hook.penalty(self.model, x, y, logits)
-            if extra is not None:
-                loss = loss + extra
+            for extra in (hook.penalty(self.model, x, y, logits), hook.sample_penalty(rows, losses)):
+                if extra is not None:
+                    loss = loss + extra
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
@@ -318,6 +333,7 @@ class _Run:
                 "history": [dataclasses.asdict(e) for e in self.history],
                 "best": self.best,
                 "best_weights": self.best_weights,
+                "hooks": [hook.state() for hook in self.hooks],
             },
             staging,
         )
@@ -347,6 +363,8 @@ class _Run:
         self.history = [Epoch(**e) for e in stored["history"]]
         self.best = tuple(stored["best"])
         self.best_weights = stored["best_weights"]
+        for hook, state in zip(self.hooks, stored.get("hooks", [{}] * len(self.hooks)), strict=True):
+            hook.load_state(state)
         _log.info("going on after epoch %d of %d", len(self.history), self.settings.epochs)
 
 

@@ -73,6 +73,7 @@ class Masked(Replacement):
         self.gate: Callable[[], torch.Tensor] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.excess = None
         if self.training and self.bounded:
             beyond = (x.abs() - self.limit).clamp(min=0.0) / self.limit
             self.excess = beyond.float().square().sum() / len(x)

@@ -19,6 +19,8 @@ from pi_compiler.models.training.steps import Activation, Polynomial, Step
 __all__ = ["observe", "score"]
 
 _BATCH = 500
+_TAIL = 0.001
+_WIDER = 0.1
 Json = dict[str, object]
 
 
@@ -71,23 +73,30 @@ def score(module: GraphModule, data: Dataset) -> Json:
 
 
 def observe(module: GraphModule, data: Dataset) -> None:
-    """Sets the interval of every replacement that has one (``low``, ``high``) to what reaches it on the data."""
+    """Sets the interval of every replacement that has one (``low``, ``high``) to what reaches it on the data.
+
+    The interval holds all but a thousandth of the images at either end, and a tenth of its width more: an image
+    whose values escape would otherwise stretch it without bound, and nothing would ever lie outside.
+    """
     module.eval()
-    found: dict[str, tuple[nn.Module, float, float]] = {}
+    found: dict[str, tuple[nn.Module, list[torch.Tensor], list[torch.Tensor]]] = {}
 
     def see(step: Step, x: torch.Tensor) -> None:
         function = step.function if isinstance(step, Activation) else None
         if function is None or not hasattr(function, "low"):
             return
-        _, low, high = found.get(step.node.origin, (function, float("inf"), float("-inf")))
-        found[step.node.origin] = (function, min(low, float(x.min())), max(high, float(x.max())))
+        _, lows, highs = found.setdefault(step.node.origin, (function, [], []))
+        flat = torch.nan_to_num(x.flatten(1), nan=0.0)
+        lows.append(flat.min(1).values)
+        highs.append(flat.max(1).values)
 
     with torch.no_grad(), _watch(module, see):
         for start in range(0, len(data), _BATCH):
             module(torch.from_numpy(data.x[start : start + _BATCH]))
-    for function, low, high in found.values():
-        span = max(high - low, 1e-6)
-        for name, value in (("low", low), ("high", low + span)):
+    for function, lows, highs in found.values():
+        low, high = (float(torch.quantile(torch.cat(v).double(), q)) for v, q in ((lows, _TAIL), (highs, 1.0 - _TAIL)))
+        wider = max(_WIDER * (high - low), 1e-6)
+        for name, value in (("low", low - wider), ("high", high + wider)):
             getattr(function, name).fill_(value)
 
 

@@ -35,6 +35,7 @@ HINGE = 140.0
 REFIT_EVERY = 10
 REFIT_UNTIL = 508
 LIMIT = 6.0
+_FAR = 1e3  # no indicator gets there
 RANGE = 0.1
 
 
@@ -136,9 +137,10 @@ def autorep(task: Task, mode: Literal["paper", "as_released"] = "paper") -> None
         for m in masked.values():
             m.gate = Indicator(m.node.shape, units(m, task.granularity), generator)
         task.run("search", replace(task.recipe.search, choose=False), (_Search(masked, task, mode),))
-        # The indicators that are on stay, without the weakest that exceed the budget.
+        # Indicators that are on stay, the weakest not if they exceed the budget; momentum carries some out although
+        # the budget was met, so the strongest of those that are off return until it is used.
         gates = {n: m.gate for n, m in masked.items() if isinstance(m.gate, Indicator)}
-        keep_units(masked, {n: g.weight.where(g.state > 0.5, -torch.inf) for n, g in gates.items()}, task.budget)
+        keep_units(masked, {n: g.weight + 2.0 * _FAR * g.state for n, g in gates.items()}, task.budget)
         for m in masked.values():
             m.gate = None
     elif task.budget == 0:
