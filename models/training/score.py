@@ -29,8 +29,8 @@ def score(module: GraphModule, data: Dataset) -> Json:
 
     Returns:
         ``images``, ``accuracy``, ``nan_images``, ``out_of_range_images`` (images with at least one value outside
-        an interval), ``classes`` (class, images, correct), ``layers`` (name, max_abs, out_of_range as a share
-        of the elements).
+        an interval), ``classes`` (class, images, correct), ``groups`` (the same), ``layers`` (name,
+        max_abs, out_of_range as a share of the elements).
     """
     module.eval()
     labels = data.labels
@@ -56,6 +56,7 @@ def score(module: GraphModule, data: Dataset) -> Json:
             finite = torch.isfinite(logits).all(1).numpy()
             lost[rows] = ~finite
             right[rows] = finite & (logits.argmax(1).numpy() == labels[rows])
+    groups = np.full(len(data), -1) if data.groups is None else data.groups
     return {
         "images": len(data),
         "accuracy": float(right.mean()),
@@ -64,6 +65,10 @@ def score(module: GraphModule, data: Dataset) -> Json:
         "classes": [
             {"class": int(c), "images": int((labels == c).sum()), "correct": int(right[labels == c].sum())}
             for c in np.unique(labels)
+        ],
+        "groups": [
+            {"group": name, "images": int((groups == g).sum()), "correct": int(right[groups == g].sum())}
+            for g, name in enumerate(data.group_names)
         ],
         "layers": [
             {"name": name, "max_abs": _finite(largest), "out_of_range": out / count if count else 0.0}

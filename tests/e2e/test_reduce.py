@@ -239,4 +239,7 @@ def test_a_table_is_reduced_by_its_columns(cli: Cli, tmp_path: Path) -> None:
     refused(wrong, 1, "needs the name of its label column", "no group column 'whom'", "size, color, who, label")
     done = cli(*words, tmp_path / "o", "--label", "label", "--group", "who")
     assert done.code == 0, done.err
-    assert record(tmp_path / "o" / "2-autorep-quadratic-pixel-seed0")["dataset"] == "t.csv"
+    found = record(tmp_path / "o" / "2-autorep-quadratic-pixel-seed0")
+    assert found["dataset"] == "t.csv"
+    assert [g["group"] for g in found["test"]["groups"]] == ["a", "b"]
+    assert sum(g["correct"] for g in found["test"]["groups"]) == sum(c["correct"] for c in found["test"]["classes"])
