@@ -15,7 +15,7 @@ from pi_compiler.errors import ModelError
 from pi_compiler.importer import import_model
 from pi_compiler.ir.graph import Graph
 from pi_compiler.models.training.fusion import fuse_layers, multiplications
-from pi_compiler.models.training.methods.reshape import Shape, cheapest_first, shapes
+from pi_compiler.models.training.methods.reshape import Shape, best_first, shapes
 from pi_compiler.models.training.widths import Channels, with_widths
 from pi_compiler.models.zoo import model_path
 from pi_compiler.ops.evaluate import evaluate
@@ -119,13 +119,14 @@ def test_candidates_keep_both_budgets_and_follow_the_order_of_criticality() -> N
     graph = import_model(str(model_path("digits_cnn"))).graph
     relus = [n for n in graph.nodes() if n.op == "Relu"]
     total = sum(multiplications(n) for n in graph.nodes() if n.op in ("Conv", "Gemm"))
-    found = shapes(graph, [[r.origin] for r in relus], 300, total // 2, seed=0)
+    found = shapes(graph, [[r.origin] for r in relus], 300, total // 2)
     assert found
-    for s in found:
-        assert sum(s.relus) == sum(n.size for n in s.graph.nodes() if n.op == "Relu") <= 300
-        assert s.flops <= total // 2
-    later = cheapest_first(found, [0.1, 0.2])[0]
+    for s in found[::7]:
+        made = with_widths(graph, s.widths, seed=0)
+        assert sum(s.relus) == sum(n.size for n in made.nodes() if n.op == "Relu") <= 300
+        assert s.flops == sum(multiplications(n) for n in made.nodes() if n.op in ("Conv", "Gemm")) <= total // 2
+    later = best_first(found, [0.1, 0.2])[0]
     assert later.relus[1] >= later.relus[0]
-    two = [Shape((1.0, 1.0), (5, 9), 10, graph), Shape((1.0, 1.0), (9, 5), 99, graph)]
-    assert cheapest_first(two, [0.1, 0.2])[0] is two[0]
-    assert cheapest_first([replace(two[0], flops=11), two[0]], [0.1, 0.2])[0].flops == 11
+    two = [Shape((1.0, 1.0), (5, 9), 10, {}), Shape((1.0, 1.0), (9, 5), 99, {})]
+    assert best_first(two, [0.1, 0.2])[0] is two[0]
+    assert best_first([replace(two[0], flops=11), two[0]], [0.1, 0.2])[0].flops == 11

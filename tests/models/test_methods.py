@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import Builder
 
 from pi_compiler.errors import BudgetError, ParameterError
 from pi_compiler.exporter import export
@@ -69,6 +70,16 @@ def test_no_method_exceeds_its_budget_and_its_graph_has_no_batch_statistics(meth
     before = copy.deepcopy(module.state_dict())
     accuracy(module, VALIDATION)
     assert all(torch.equal(v, module.state_dict()[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("method", ["magnitude", "senet", "deepreduce"])
+def test_comparisons_that_are_no_relus_leave_fewer_for_relus(method: str) -> None:
+    b = Builder((1, 1, 8, 8))
+    x = b.same("Abs", b.conv("x", 2))
+    graph = import_model(b.model(b.linear(b.same("Relu", b.conv(x, 4, stride=2)), 10))).graph
+    made = task(140, module=GraphModule(graph), teacher=None, granularity=METHODS[method].granularities[0])
+    METHODS[method].run(made)
+    assert made.module.comparisons == (128 if method == "deepreduce" else 140)
 
 
 def hermite_at(x: torch.Tensor, channels: int) -> Hermite:

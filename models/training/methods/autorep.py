@@ -88,7 +88,7 @@ class _Search(Hooks):
 
     def penalty(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         kept = torch.stack([gate().sum() for gate in self.gates]).sum()
-        hinge = self.hinge * (kept / self.total - self.task.budget / self.total).clamp(min=0.0)
+        hinge = self.hinge * (kept / self.total - self.task.relu_budget / self.total).clamp(min=0.0)
         return hinge + range_penalty(self.masked, self.task)
 
     def groups(self, model: nn.Module) -> list[dict[str, object]]:

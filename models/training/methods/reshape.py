@@ -23,8 +23,9 @@ from pi_compiler.models.training.methods.deepreduce import criticality, stages_o
 from pi_compiler.models.training.methods.method import Task, mask_relus
 from pi_compiler.models.training.operations import COMPARING
 from pi_compiler.models.training.widths import Channels, with_widths
+from pi_compiler.ops.op import integer
 
-__all__ = ["Shape", "cheapest_first", "deepreshape", "shapes"]
+__all__ = ["Shape", "best_first", "deepreshape", "shapes"]
 
 GRID = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
@@ -37,16 +38,16 @@ class Shape:
         multipliers: of the channels, one per stage.
         relus: per stage.
         flops: multiplications of weights with values.
-        graph: the network with these channels.
+        widths: channels by leader of a group, see ``widths.Channels``.
     """
 
     multipliers: tuple[float, ...]
     relus: tuple[int, ...]
     flops: int
-    graph: Graph
+    widths: Mapping[Node, int]
 
 
-def shapes(graph: Graph, stages: Sequence[Sequence[str]], budget: int, flops: int, seed: int) -> list[Shape]:
+def shapes(graph: Graph, stages: Sequence[Sequence[str]], budget: int, flops: int) -> list[Shape]:
     """All candidates within both budgets.
 
     Args:
@@ -54,15 +55,14 @@ def shapes(graph: Graph, stages: Sequence[Sequence[str]], budget: int, flops: in
         stages: names of its ReLU layers by stage.
         budget: most ReLUs.
         flops: most multiplications.
-        seed: of the initialization.
     """
     channels = Channels(graph)
     stage_of = {name: k for k, stage in enumerate(stages) for name in stage}
     sizes = _sizes_by_group(graph, channels, stage_of)
     groups = {leader: _stage(leader, graph, channels, stage_of) for leader in channels.widths()}
+    layers = [n for n in graph.nodes() if n.op in ("Conv", "Gemm")]
     found = []
     for multipliers in itertools.product(GRID, repeat=len(stages)):
-        # Channels never shrink from stage to stage: shortcuts only add some.
         widths = {
             leader: max(1, round(leader.shape[1] * multipliers[k])) for leader, k in groups.items() if k is not None
         }
@@ -71,14 +71,13 @@ def shapes(graph: Graph, stages: Sequence[Sequence[str]], budget: int, flops: in
             relus[k] += per_channel * widths.get(leader, old)
         if relus.sum() > budget or not _shortcuts_fit(channels, widths):
             continue
-        made = with_widths(graph, widths, seed)
-        cost = sum(multiplications(n) for n in made.nodes() if n.op in ("Conv", "Gemm"))
+        cost = sum(_cost(n, channels, widths) for n in layers)
         if cost <= flops:
-            found.append(Shape(multipliers, tuple(int(n) for n in relus), cost, made))
+            found.append(Shape(multipliers, tuple(int(n) for n in relus), cost, widths))
     return found
 
 
-def cheapest_first(found: Sequence[Shape], critical: Sequence[float]) -> list[Shape]:
+def best_first(found: Sequence[Shape], critical: Sequence[float]) -> list[Shape]:
     """Candidates, the best first: fewest stages out of the order of criticality, then most multiplications.
 
     Args:
@@ -107,7 +106,7 @@ def deepreshape(task: Task) -> None:
     stages = stages_of({n: m.node.shape for n, m in masked.items()})
     total = sum(multiplications(n) for n in graph.nodes() if n.op in ("Conv", "Gemm"))
     most = int(task.recipe.options.get("flops", 1.0) * total)
-    found = shapes(graph, stages, task.relu_budget, most, task.seed)
+    found = shapes(graph, stages, task.relu_budget, most)
     if not found:
         raise BudgetError(
             f"no channel counts give at most {task.relu_budget} ReLUs and {most} multiplications",
@@ -115,8 +114,8 @@ def deepreshape(task: Task) -> None:
             f"each stage's channels were multiplied by {', '.join(f'{g:g}' for g in GRID)}",
             hint="a larger budget, or a method that removes ReLUs",
         )
-    best = cheapest_first(found, criticality(task, masked, stages))[0]
-    task.module = GraphModule(best.graph)
+    best = best_first(found, criticality(task, masked, stages))[0]
+    task.module = GraphModule(with_widths(graph, best.widths, task.seed))
     task.module.normalize(task.batches())
     task.run("finetune", task.recipe.finetune)
 
@@ -129,6 +128,18 @@ def _sizes_by_group(graph: Graph, channels: Channels, stage_of: Mapping[str, int
             count = node.shape[1] // channels.each[node] if len(node.shape) > 1 else 1
             found.append((channels.find(node), stage_of[node.origin], node.size // count, count))
     return found
+
+
+def _cost(node: Node, channels: Channels, widths: Mapping[Node, int]) -> int:
+    """Multiplications of a layer with other channels before and behind it."""
+
+    def scaled(number: int, at: Node) -> int:
+        leader = channels.find(at)
+        return number if leader in channels.fixed else number * widths.get(leader, leader.shape[1]) // leader.shape[1]
+
+    behind = scaled(multiplications(node), node)
+    grouped = node.op == "Conv" and integer(node, "group") != 1
+    return behind if grouped else scaled(behind, node.inputs[0])
 
 
 def _stage(leader: Node, graph: Graph, channels: Channels, stage_of: Mapping[str, int]) -> int | None:

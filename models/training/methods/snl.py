@@ -64,7 +64,7 @@ class _Search(Hooks):
 
     def penalty(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         size = torch.stack([s.weight.abs().sum() * (_elements(s) / s.weight.numel()) for s in self.slopes]).sum()
-        met = self.kept() <= self.task.budget
+        met = self.kept() <= self.task.relu_budget
         pressure = torch.zeros(()) if met else self.slopes[0].pressure
         return pressure * size + range_penalty(self.masked, self.task)
 
@@ -78,7 +78,7 @@ class _Search(Hooks):
         if epoch >= self.patience and kept >= float(first.count):
             first.pressure.mul_(self.task.recipe.options.get("growth", GROWTH))
         first.count.fill_(kept)
-        return kept <= self.task.budget
+        return kept <= self.task.relu_budget
 
     def groups(self, model: nn.Module) -> list[dict[str, object]]:
         rate = self.task.recipe.search.learning_rate
