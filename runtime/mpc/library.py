@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from types import ModuleType
@@ -19,7 +20,9 @@ from pi_compiler.errors import BackendUnavailable, InternalError
 INSTALL = "pip install 'pi-compiler[crypten]' and then pip install --no-deps crypten==0.4.1"
 _MOVED = "torch.onnx._internal.registration"
 _NOW = "torch.onnx._internal.torchscript_exporter.registration"
-_PROVIDER = "dealer"
+
+_BOUND = threading.local()
+"""Per thread the party's communicator and provider: a thread is a party, in tests at least."""
 
 
 def missing() -> str | None:
@@ -46,15 +49,15 @@ def load() -> ModuleType:
 
 
 def bind(communicator: object, provider: object) -> ModuleType:
-    """The library, speaking through our communicator and taking tuples from our provider.
+    """The library, in this thread speaking through our communicator and taking tuples from our provider.
 
     Raises:
         BackendUnavailable: it is not installed.
     """
     crypten = load()
-    crypten.communicator.get = lambda: communicator
-    crypten.mpc.__dict__["__SUPPORTED_PROVIDERS"][_PROVIDER] = provider
-    crypten.cfg.mpc.provider = _PROVIDER
+    _BOUND.communicator, _BOUND.provider = communicator, provider
+    crypten.communicator.get = lambda: _BOUND.communicator
+    crypten.mpc.get_default_provider = lambda: _BOUND.provider
     primitives = crypten.mpc.primitives
     for module in (primitives.arithmetic, primitives.binary):
         for name in ("generate_random_ring_element", "generate_kbit_random_tensor"):

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from pi_compiler.errors import InternalError
-from pi_compiler.ir.mpc_program import MpcInstr, MpcOp, MpcProgram
+from pi_compiler.ir.mpc_program import Index, MpcInstr, MpcOp, MpcProgram, Ring
 
 _CONVOLUTIONS = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+
+
+def tensor(values: Ring | Index) -> torch.Tensor:
+    """Ring elements as a tensor, copied only if they may not be written (memory maps)."""
+    found = np.asarray(values, np.int64)
+    return torch.from_numpy(found if found.flags.writeable else found.copy())
 
 
 def linear(program: MpcProgram, instr: MpcInstr, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
