@@ -23,6 +23,7 @@ _NOW = "torch.onnx._internal.torchscript_exporter.registration"
 
 _BOUND = threading.local()
 """Per thread the party's communicator and provider: a thread is a party, in tests at least."""
+_LOADING = threading.Lock()
 
 
 def missing() -> str | None:
@@ -39,6 +40,11 @@ def load() -> ModuleType:
     """
     if (why := missing()) is not None:
         raise BackendUnavailable(f"backend 'crypten' is not available: {why}")
+    with _LOADING:
+        return _imported()
+
+
+def _imported() -> ModuleType:
     try:
         if _MOVED not in sys.modules and find_spec(_MOVED) is None:
             # torch moved this module; crypten asks for it by its old name.
