@@ -127,9 +127,10 @@ class MpcPrices:
     Attributes:
         protocol: its name.
         machine: where seconds were measured.
-        traffic: per opcode (``conv_private`` ... with a private weight, ``select`` for a bit times a value) {rounds, x, y, w, out: bytes per element of first operand, second operand,
-            weight and result, in all directions together; cipher: bytes per started 8,192 elements of operand
-            and result}; empty for two-party shares, whose traffic is a formula.
+        traffic: per opcode (``conv_private`` ... with a private weight, ``select`` for a bit times a value)
+            {rounds, x, y, w, out, cipher}: bytes in all directions together per element of first operand, second
+            operand, weight and result, and per started 8,192 elements of operands and result; empty for
+            two-party shares, whose traffic is a formula.
         seconds: per opcode {call, element, product}: seconds per call, per element touched, per scalar product.
         links: directions that bytes spread over evenly: 2, or 6 with three parties.
         measured_here: false for the shipped table.
@@ -179,7 +180,7 @@ def _products(program: MpcProgram, instr: MpcInstr) -> int:
         case MpcOp.CONV:
             return instr.size * prod(weight[1:])
         case MpcOp.MATMUL:
-            return instr.size * weight[-2]
+            return instr.size * int(weight[-2])
         case MpcOp.DOT:
             return instr.size * program.instrs[instr.args[0]].shape[-1]
         case _:

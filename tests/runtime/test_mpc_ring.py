@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pi_compiler.errors import InternalError
+from pi_compiler.ir.mpc_meaning import product
 from pi_compiler.ir.mpc_program import MpcConst, MpcInstr, MpcOp, MpcPort, MpcProgram, check, decode, encode
-from pi_compiler.runtime.mpc.sim import FloatEngine, RingEngine, product
+from pi_compiler.runtime.mpc.sim import FloatEngine, RingEngine
 from pi_compiler.runtime.mpc.walk import execute
 
 RING = st.integers(-(2**63), 2**63 - 1)
