@@ -132,17 +132,17 @@ def words(bits: int) -> int:
 
 
 def kept_bits(program: MpcProgram) -> frozenset[int]:
-    """Values that stay shared bit by bit: comparisons, and what GATHER moves of them, that only select values."""
+    """Values that stay shared bit by bit: comparisons that only select values, moved or negated on the way."""
     found: set[int] = set()
     for number, instr in enumerate(program.instrs):
-        if instr.op is MpcOp.LTZ or (instr.op is MpcOp.GATHER and all(a in found for a in instr.args)):
+        if instr.op is MpcOp.LTZ or (_keeps(program, instr) and all(a in found for a in instr.args)):
             found.add(number)
     shrinking = True
     while shrinking:
         before = len(found)
         for number, instr in enumerate(program.instrs):
             bits = [a for a in instr.args if a in found]
-            if instr.op is MpcOp.GATHER:
+            if _keeps(program, instr):
                 if number not in found:
                     found.difference_update(bits)
                 elif len(bits) < len(instr.args):
@@ -153,6 +153,21 @@ def kept_bits(program: MpcProgram) -> frozenset[int]:
                 found.difference_update(bits)
         shrinking = len(found) < before
     return frozenset(found)
+
+
+def _keeps(program: MpcProgram, instr: MpcInstr) -> bool:
+    """Whether bits remain bits: they are moved, or subtracted from one."""
+    return instr.op is MpcOp.GATHER or negates(program, instr)
+
+
+def negates(program: MpcProgram, instr: MpcInstr) -> bool:
+    """Whether an instruction is 1 - x, constants public and whole."""
+    if instr.op is not MpcOp.SCALE or instr.frac or instr.weight < 0 or instr.bias < 0:
+        return False
+    weight, bias = program.consts[instr.weight], program.consts[instr.bias]
+    if "model" in (weight.owner, bias.owner):
+        return False
+    return bool((weight.values == -1).all() and (bias.values == 1).all())
 
 
 def masked_weights(program: MpcProgram) -> tuple[int, ...]:
@@ -211,5 +226,3 @@ def _comparison(positions: int, size: int, kept: bool) -> Traffic:
     dealt = positions + sum(level.groups * len(level.mask_products) for level in tree)
     found = _both(1 + len(tree), plane * opened, plane * dealt)
     return found if kept else found + _both(1, plane, ELEMENT_BYTES * size)
-
-

@@ -101,5 +101,3 @@ class _Masked:
 
     def _public(self, factors: Factors) -> Any:
         return reduce(torch.bitwise_and, (self._opened[f] for f in factors))
-
-

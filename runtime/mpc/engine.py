@@ -170,6 +170,9 @@ class PartyEngine:
         return self._shares.from_shares(share, precision=0)
 
     def _linear(self, number: int, instr: MpcInstr, x: Value) -> Value:
+        if isinstance(x, Bits):  # the only linear opcode that leaves bits as they are is 1 - x
+            ones = torch.ones(x.size, dtype=torch.int64)
+            return Bits(x.share ^ pack(ones) if self._first else x.share, x.shape)
         if self.program.private_weight(instr) is not None:
             share = self._private(number, instr, x.share)
         elif instr.weight >= 0:

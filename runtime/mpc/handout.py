@@ -90,7 +90,15 @@ def unpack_program(raw: bytes) -> MpcProgram:
     ]
     instrs = [
         MpcInstr(
-            MpcOp(op), tuple(args), tuple(shape), frac, origin, weight, bias, index, {k: tuple(v) for k, v in at.items()}
+            MpcOp(op),
+            tuple(args),
+            tuple(shape),
+            frac,
+            origin,
+            weight,
+            bias,
+            index,
+            {k: tuple(v) for k, v in at.items()},
         )
         for op, args, shape, frac, origin, weight, bias, index, at in head["instrs"]
     ]

@@ -200,9 +200,7 @@ def _deal(job: Job, meeting: Meeting) -> PartyResult:
 class _Computing:
     """A computing party: set-up, then per input an offline and an online phase."""
 
-    def __init__(
-        self, job: Job, meeting: Meeting, inputs: Mapping[str, FloatArray], progress: Progress | None
-    ) -> None:
+    def __init__(self, job: Job, meeting: Meeting, inputs: Mapping[str, FloatArray], progress: Progress | None) -> None:
         self.job, self.inputs, self.progress = job, inputs, progress
         self.mesh, self.samples = meeting.mesh, meeting.samples
         self.model = job.rank == MODEL_PARTY

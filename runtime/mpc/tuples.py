@@ -156,5 +156,3 @@ def mask_products(level: Level, masks: torch.Tensor) -> torch.Tensor:
         return reduce(torch.bitwise_and, (masks[row[f]] for f in factors))
 
     return torch.stack([of(s) for s in level.mask_products])
-
-
