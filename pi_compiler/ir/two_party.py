@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 
-
 from pi_compiler.ir.mpc_program import DATA_PARTY, MpcInstr, MpcOp, MpcProgram
 
 RING_BITS = 64

@@ -51,7 +51,8 @@ class DirectCommunicator:
         mine = torch.cat([t.reshape(-1) for t in tensors])
         raw = self.mesh.exchange({self.peer: mine.numpy()}, {self.peer: mine.numel() * mine.element_size()})
         total = _combined(mine, raw[self.peer], op)
-        found = [piece.reshape(t.shape) for piece, t in zip(total.split([t.numel() for t in tensors]), tensors)]  # noqa: B905
+        pieces = torch.split(total, [t.numel() for t in tensors])
+        found = [piece.reshape(t.shape) for piece, t in zip(pieces, tensors, strict=True)]
         return found if batched else found[0]
 
     def reduce(self, input: torch.Tensor, dst: int, op: Any = ReduceOp.SUM, batched: bool = False) -> Any:
@@ -112,6 +113,6 @@ class DealtProvider:
 
     def _product(self, kind: MpcOp, size0: Any, size1: Any) -> Any:
         if kind is MpcOp.MUL:
-            return self._share(DEALT, torch.broadcast_shapes(size0, size1), True)
-        stack = torch.broadcast_shapes(size0[:-2], size1[:-2])
+            return self._share(DEALT, np.broadcast_shapes(size0, size1), True)
+        stack = np.broadcast_shapes(size0[:-2], size1[:-2])
         return self._share(DEALT, (*stack, size0[-2], size1[-1]), True)

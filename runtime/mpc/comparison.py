@@ -43,7 +43,7 @@ def _first_and(comm: DirectCommunicator, hand: Hand, place: int, bits: torch.Ten
     """Shares of u and v, bit by bit, where one party knows u and the other v: one masked operand each way."""
     mask = hand.mask(place, MASK, tuple(bits.shape))
     masked = bits ^ mask
-    other = comm.all_reduce(masked, torch.distributed.ReduceOp.BXOR) ^ masked
+    other: torch.Tensor = comm.all_reduce(masked, torch.distributed.ReduceOp.BXOR) ^ masked
     known = bits if comm.rank == MODEL_PARTY else mask
     return (known & other) ^ hand.dealt(place, DEALT, tuple(bits.shape))
 

@@ -213,7 +213,7 @@ class PartyEngine:
         z = unpack(message[:count] ^ other[:count], bits.size).reshape(shapes[place])
         e = (message[count:] + other[count:]).reshape(x.shape)
         r = self._hand.dealt(number, DEALT, shapes[place])
-        shape = tuple(torch.broadcast_shapes(z.shape, x.shape))
+        shape = np.broadcast_shapes(tuple(z.shape), tuple(x.shape))
         masked = self._hand.dealt(number, OTHER_DEALT, shape)
         return self._wrap(z * x + (1 - 2 * z) * (e * r + masked))
 

@@ -186,7 +186,7 @@ class Mesh:
         """The error for a connection that broke; the control line may still say why."""
         reason = None if waited else _read_frame(link.control, _LAST_WORDS)
         if reason is not None and reason.get("kind") == "abort":
-            return PeerStopped(f"{party_name(link.peer)} stopped the run: {str(reason.get('reason', ''))}")
+            return PeerStopped(f"{party_name(link.peer)} stopped the run: {reason.get('reason', '')!s}")
         return PeerStopped(
             f"{party_name(link.peer)} is gone: its connection closed in the middle of the run",
             hint="the other party's own message says why, if it could still write one",

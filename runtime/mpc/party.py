@@ -258,7 +258,7 @@ class _Computing:
             self.mesh.send(DATA_PARTY, torch.cat([w.reshape(-1) for w in opened]).numpy())
             return
         raw = torch.from_numpy(np.frombuffer(self.mesh.receive(MODEL_PARTY, ELEMENT_BYTES * sum(sizes)), np.int64))
-        for c, piece in zip(consts, raw.split(sizes), strict=True):
+        for c, piece in zip(consts, torch.split(raw, sizes), strict=True):
             self.masked[c] = piece.reshape(program.consts[c].values.shape)
 
     def _offline(self, run: int) -> PartyEngine:
