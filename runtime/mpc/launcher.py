@@ -25,6 +25,7 @@ from pi_compiler.errors import ExecutionError, ParameterError, PiError
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.mpc_program import DATA_PARTY, MODEL_PARTY, MpcProgram
 from pi_compiler.runtime.mpc.handout import Arrays, pack_program
+from pi_compiler.runtime.mpc.meeting import Address
 from pi_compiler.runtime.mpc.mesh import DEALER, party_name
 from pi_compiler.runtime.mpc.party import PartyResult, Phase
 from pi_compiler.runtime.mpc.walk import LayerCost, MpcTrace, Traffic
@@ -48,6 +49,19 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a party runs if it is not simply this machine's loopback interface.
+
+    Attributes:
+        command: what comes before the interpreter's command, such as ``ip netns exec NAME``.
+        address: where it listens; ignored for the dealer.
+    """
+
+    command: tuple[str, ...]
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How parties are started.
 
@@ -57,6 +71,7 @@ class Plan:
         timeout: seconds that a party waits for another.
         threads: per process.
         link: an emulated network; None is the loopback interface.
+        places: per rank where it runs; empty: here, on free ports.
     """
 
     parties: int = 2
@@ -64,6 +79,7 @@ class Plan:
     timeout: float = 60.0
     threads: int = 1
     link: Link | None = None
+    places: tuple[Place, ...] = ()
 
     def __post_init__(self) -> None:
         faults = []
@@ -126,7 +142,7 @@ class Parties:
 
     def _start(self) -> None:
         with contextlib.ExitStack() as stack:
-            listening = [stack.enter_context(_listening()) for _ in range(2)]
+            listening = [stack.enter_context(_listening()) for _ in range(0 if self.plan.places else 2)]
             views = self._views(listening, stack)
             for rank in range(3 if self.plan.dealer else 2):
                 mine = listening[rank] if rank < len(listening) else None
@@ -137,6 +153,8 @@ class Parties:
 
     def _views(self, listening: Sequence[socket.socket], stack: contextlib.ExitStack) -> list[list[tuple[str, int]]]:
         """Where each party sees parties 0 and 1; with an emulated network, behind the relay."""
+        if self.plan.places:
+            return [[(p.address.host, p.address.port) for p in self.plan.places[:2]]] * 3
         real = [s.getsockname()[:2] for s in listening]
         if self.plan.link is None:
             return [list(real) for _ in range(3)]
@@ -154,8 +172,9 @@ class Parties:
     def _spawn(self, rank: int, listening: socket.socket | None, view: list[tuple[str, int]]) -> _Party:
         quiet = None if os.environ.get("PI_DEBUG") == "1" else subprocess.DEVNULL
         number = None if listening is None else listening.fileno()
+        before = self.plan.places[rank].command if self.plan.places else ()
         process = subprocess.Popen(
-            [sys.executable, "-m", "pi_compiler.runtime.mpc.worker"],
+            [*before, sys.executable, "-m", "pi_compiler.runtime.mpc.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=quiet,
