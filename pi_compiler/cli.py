@@ -19,7 +19,7 @@ import typer
 
 from pi_compiler import __version__, files
 from pi_compiler.errors import ParameterError, PiError
-from pi_compiler.options import Activation, Options
+from pi_compiler.options import Activation, Options, Target
 from pi_compiler.terminal import complain, progress, show
 
 if TYPE_CHECKING:
@@ -51,7 +51,19 @@ MaxPool = Annotated[
     Literal["refuse", "average"],
     typer.Option("--maxpool", help="Refuse MaxPool, or put average pooling in its place."),
 ]
-Backend = Annotated[str, typer.Option("--backend", help="clear, sim or tenseal; auto is what the plan was made for.")]
+Backend = Annotated[
+    str,
+    typer.Option("--backend", help="clear, sim, tenseal, native; for MPC mpc-sim; auto: what the plan was made for."),
+]
+NetworkName = Annotated[
+    str | None, typer.Option("--network", metavar="lan|man|wan|wan-cheetah|RTT,MBIT", help="MPC: where parties meet.")
+]
+TargetName = Annotated[
+    Literal["ckks", "mpc"], typer.Option("--target", help="Homomorphic encryption, or multi-party computation.")
+]
+Protocol = Annotated[
+    str | None, typer.Option("--protocol", metavar="NAME", help="MPC: crypten-ttp, crypten-tfp, semi2k, cheetah, aby3.")
+]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow parameters below 128-bit security.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N samples.")]
 
@@ -130,7 +142,13 @@ def root(
 
 @app.command()
 @guarded
-def inspect(model: Model, input_shape: Shapes = None, maxpool: MaxPool = "refuse", json: JsonFile = None) -> None:
+def inspect(
+    model: Model,
+    input_shape: Shapes = None,
+    maxpool: MaxPool = "refuse",
+    target: TargetName = "ckks",
+    json: JsonFile = None,
+) -> None:
     """List operators, shapes, nonlinearities and everything that cannot run encrypted."""
     from pi_compiler.importer import inspect_model
     from pi_compiler.report.inspection import inspection_report
@@ -138,7 +156,8 @@ def inspect(model: Model, input_shape: Shapes = None, maxpool: MaxPool = "refuse
 
     shapes = parse_shapes(input_shape)
     check_outputs(json)
-    report = inspection_report(model.name, inspect_model(model, input_shapes=shapes, maxpool=maxpool))
+    found = inspect_model(model, input_shapes=shapes, maxpool=maxpool, target=target)
+    report = inspection_report(model.name, found)
     write_report(json, report)
     show(inspect_view(report))
 
@@ -183,6 +202,24 @@ def compile(
     ] = DEFAULTS.max_input_ciphertexts,
     backend: Annotated[str, typer.Option("--backend", help="Whose limits and costs to plan for.")] = DEFAULTS.backend,
     insecure: Insecure = False,
+    target: TargetName = DEFAULTS.target,
+    protocol: Protocol = None,
+    network: NetworkName = None,
+    frac_bits: Annotated[
+        int | None, typer.Option("--frac-bits", help="MPC: fractional bits, instead of as many as ranges allow.")
+    ] = None,
+    public_weights: Annotated[
+        bool, typer.Option("--public-weights", help="MPC: the data's owner may know the weights.")
+    ] = False,
+    wrap_budget: Annotated[
+        float, typer.Option("--wrap-budget", help="MPC: most truncations per inference expected to wrap around.")
+    ] = DEFAULTS.wrap_budget,
+    softmax: Annotated[
+        Literal["max-exp", "2quad", "2relu", "power"], typer.Option("--softmax", help="MPC: what inner ones become.")
+    ] = DEFAULTS.softmax,
+    stochastic_bits: Annotated[
+        int, typer.Option("--stochastic-bits", help="MPC: low bits that comparisons leave out (Circa).")
+    ] = 0,
     input_shape: Shapes = None,
     emit_onnx: Annotated[
         Path | None, typer.Option("--emit-onnx", metavar="FILE", help="Also write the HE-friendly model as ONNX.")
@@ -217,11 +254,24 @@ def compile(
         max_input_ciphertexts=max_input_ciphertexts,
         backend=known_backend(backend),
         insecure=insecure,
+        target=target,
+        protocol=protocol or DEFAULTS.protocol,
+        network=network or DEFAULTS.network,
+        frac_bits=frac_bits,
+        public_weights=public_weights,
+        wrap_budget=wrap_budget,
+        softmax=softmax,
+        stochastic_bits=stochastic_bits,
     )
-    printer = Printer(known_passes(print_after), typer.echo)
+    printer = Printer(known_passes(print_after, target), typer.echo)
     refuse_test_split(calibration)
     check_outputs(json, emit_onnx)
     check_place(output)
+    if target == "mpc":
+        from pi_compiler import cli_mpc
+
+        cli_mpc.compile_secure(model, calibration, output, options, shapes, printer, dump_dir, json)
+        return
     table = load_costs(backend, costs) if costs is not None else None
     samples, _ = read_samples(calibration)
     dumper = Dumper(dump_dir) if dump_dir is not None else None
@@ -240,11 +290,34 @@ def compile(
 
 @app.command()
 @guarded
-def explain(folder: Folder, json: JsonFile = None) -> None:
+def explain(
+    folder: Folder,
+    network: NetworkName = None,
+    protocol: Protocol = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="One table: the same model under CKKS and every MPC protocol.")
+    ] = False,
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", metavar="DATA", help="With --compare: to plan what DIR is not for.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="DATA", help="With --compare: labeled samples to measure accuracy.")
+    ] = None,
+    json: JsonFile = None,
+) -> None:
     """Print every choice of a plan, and what it will cost."""
+    from pi_compiler import cli_mpc
     from pi_compiler.report.text import explain_view
 
     check_outputs(json)
+    if compare:
+        cli_mpc.compare(folder, calibration, data, json)
+        return
+    if is_mpc(folder):
+        cli_mpc.explain(folder, network, protocol, json)
+        return
+    if network or protocol:
+        raise bad_use(ParameterError(f"{folder} was compiled for ckks, which has neither protocol nor network"))
     report = load(folder).report
     write_report(json, report)
     show(explain_view(report))
@@ -277,6 +350,11 @@ def run(
     from pi_compiler.answers import stacked, timed_run
     from pi_compiler.report.text import run_view
 
+    if is_mpc(folder):
+        from pi_compiler import cli_mpc
+
+        cli_mpc.run(folder, input, output, backend, limit, profile, json)
+        return
     known_backend(backend, auto=True)
     check_outputs(json, output, profile)
     compiled = load(folder)
@@ -305,19 +383,20 @@ def evaluate(
     json: JsonFile = None,
 ) -> None:
     """Accuracy of the original, polynomial, simulated and encrypted network on the same samples."""
+    from pi_compiler import arrays
     from pi_compiler.accuracy import evaluate_model
     from pi_compiler.answers import answer, stacked
-    from pi_compiler.errors import CalibrationError
     from pi_compiler.report.text import evaluation_view
 
+    if is_mpc(folder):
+        from pi_compiler import cli_mpc
+
+        cli_mpc.evaluate(folder, data, backend, limit, json)
+        return
     known_backend(backend, auto=True)
     check_outputs(json)
     compiled = load(folder)
-    samples, labels = read_samples(data)
-    if labels is None:
-        raise CalibrationError(
-            f"data {data} have no labels, and accuracy needs them", hint="numpy.savez(file, x=inputs, y=labels)"
-        )
+    samples, labels = arrays.labeled(data)
     inputs = stacked(compiled, samples)
     few = {name: x[:limit] for name, x in inputs.items()}
     with progress() as report:
@@ -391,12 +470,13 @@ def parse_options(activation: list[str] | None, activation_error: str, **others:
     """Options from the command line; anything out of range is bad use."""
     try:
         everywhere, layers = Activation(), dict[str, Activation]()
+        target: Target = "mpc" if others.get("target") == "mpc" else "ckks"
         for text in activation or ():
             layer, equals, method = text.rpartition("=")
             if equals:
-                layers[layer] = Activation.parse(method)
+                layers[layer] = Activation.parse(method, target)
             else:
-                everywhere = Activation.parse(method)
+                everywhere = Activation.parse(method, target)
         error = parse_number(activation_error)
         return Options(activation=everywhere, activations=layers, activation_error=error, **others)  # type: ignore[arg-type]
     except ParameterError as e:
@@ -437,11 +517,11 @@ def known_backend(name: str, auto: bool = False) -> str:
     return name
 
 
-def known_passes(names: list[str] | None) -> list[str]:
+def known_passes(names: list[str] | None, target: Target = "ckks") -> list[str]:
     """Names of passes, checked."""
-    from pi_compiler.pipelines import CKKS
+    from pi_compiler.pipelines import CKKS, MPC
 
-    known = [name for name, _ in CKKS]
+    known = [name for name, _ in (MPC if target == "mpc" else CKKS)]
     if unknown := [n for n in names or () if n not in known]:
         raise bad_use(ParameterError(f"there is no pass {', '.join(map(repr, unknown))}", f"known: {', '.join(known)}"))
     return names or []
@@ -476,6 +556,11 @@ def read_samples(spec: str, single: bool = False) -> tuple[Samples, Labels | Non
     from pi_compiler import arrays
 
     return arrays.read(spec, single=single)
+
+
+def is_mpc(folder: Path) -> bool:
+    """Whether a folder was compiled for MPC; its own loader says what else is wrong with it."""
+    return (folder / "program.json").exists()
 
 
 def load(folder: Path) -> CompiledModel:

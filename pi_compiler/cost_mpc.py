@@ -1,10 +1,9 @@
-"""What an MPC program costs: bytes and rounds by formula, seconds by a network and a table.
+"""What an MPC program costs: bytes and rounds, and seconds by a network and a table.
 
 ``T = compute + rounds * RTT / 2 + max(bytes per direction) * 8 / bandwidth``: a round is one exchange in
-both directions at once, so it takes one one-way latency. For two-party shares (CrypTen) bytes and rounds
-are exact formulas of the protocol: opening a masked operand sends 8 bytes per element each way; a
-comparison is an initial AND, six levels of a Sklansky adder with two words each, and the conversion of one
-bit. For the other protocols they are measured figures per element from a table.
+both directions at once, so it takes one one-way latency. Bytes and rounds of the two-party backend are exact
+(``ir.two_party`` counts them instruction by instruction); those of the other protocols are measured figures per
+element from a table.
 """
 
 from __future__ import annotations
@@ -22,16 +21,7 @@ from types import MappingProxyType
 
 from pi_compiler.errors import ParameterError
 from pi_compiler.ir.mpc_program import LINEAR, MpcInstr, MpcOp, MpcProgram
-
-WORD = 8
-"""Bytes of a ring element on the wire."""
-
-_LEVELS = 6  # log2 of 64 bits
-LTZ_ROUNDS = 2 + _LEVELS
-LTZ_BYTES = WORD * (2 + 4 * _LEVELS + 1)
-"""Per element and direction: two openings of the first AND, four per level, one of the bit."""
-LTZ_DEALT = WORD * (1 + 2 * _LEVELS + 1)
-"""Per element from the dealer: a word per AND, and one for the bit."""
+from pi_compiler.ir.two_party import ELEMENT_BYTES, traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +33,7 @@ class MpcCost:
         to_data: bytes that the model's owner sends the data's owner.
         to_model: bytes in the other direction. With three parties: bytes per link and direction, the same twice.
         dealt: bytes that a dealer sends before the run; NaN where nobody measured.
-        setup: bytes sent once per model, both directions together (masked weights).
+        setup: bytes that the model's owner sends once per model (masked weights).
         compute: seconds of local work.
     """
 
@@ -143,33 +133,43 @@ class MpcPrices:
     links: int
     measured_here: bool = False
 
-    def of(self, program: MpcProgram, instr: MpcInstr) -> MpcCost:
-        """One instruction."""
-        x = [program.instrs[a].size for a in instr.args]
-        weight = program.consts[instr.weight].values.size if instr.weight >= 0 else 0
-        private = program.private_weight(instr) is not None
-        compute = self._compute(program, instr, sum(x) + instr.size)
+    def each(self, program: MpcProgram) -> list[MpcCost]:
+        """Per instruction what it costs."""
         if self.traffic:
-            select = instr.op is MpcOp.MUL and any(program.instrs[a].frac == 0 for a in instr.args)
-            name = "select" if select else f"{instr.op}_private" if private else str(instr.op)
-            return self._measured(name, instr, x, weight, compute)
-        return _shares(instr, x, weight, private, compute, dealer=self.protocol == "crypten-ttp")
+            return [self._measured(program, instr) for instr in program.instrs]
+        dealer, masked = self.protocol == "crypten-ttp", set[int]()
+        found = []
+        for instr, sent in zip(program.instrs, traffic(program), strict=True):
+            setup = 0
+            weight = program.private_weight(instr)
+            if weight is not None and instr.weight not in masked:
+                masked.add(instr.weight)
+                setup = ELEMENT_BYTES * weight.values.size
+            dealt = sent.offline if dealer else 0
+            compute = self._compute(program, instr)
+            found.append(MpcCost(sent.rounds, sent.to_data, sent.to_model, dealt, setup, compute))
+        return found
 
-    def _compute(self, program: MpcProgram, instr: MpcInstr, touched: int) -> float:
+    def _compute(self, program: MpcProgram, instr: MpcInstr) -> float:
         rates = self.seconds.get(instr.op, {})
+        touched = sum(program.instrs[a].size for a in instr.args) + instr.size
         products = _products(program, instr) if instr.op in (*LINEAR, MpcOp.DOT) else 0
         return rates.get("call", 0.0) + touched * rates.get("element", 0.0) + products * rates.get("product", 0.0)
 
-    def _measured(self, name: str, instr: MpcInstr, x: list[int], weight: int, compute: float) -> MpcCost:
-        rates = self.traffic.get(name)
+    def _measured(self, program: MpcProgram, instr: MpcInstr) -> MpcCost:
+        compute = self._compute(program, instr)
+        selects = instr.op is MpcOp.MUL and any(program.instrs[a].frac == 0 for a in instr.args)
+        private = program.private_weight(instr) is not None
+        rates = self.traffic.get("select" if selects else f"{instr.op}_private" if private else str(instr.op))
         if rates is None:
             return MpcCost(compute=compute)
+        x = [program.instrs[a].size for a in instr.args]
+        weight = program.consts[instr.weight].values.size if instr.weight >= 0 else 0
         sizes = {"x": x[0] if x else 0, "y": x[1] if len(x) > 1 else 0, "w": weight, "out": instr.size}
         total = sum(rates.get(k, 0.0) * v for k, v in sizes.items())
         chunks = sum(-(-size // 8192) for size in (*x, instr.size)) if "cipher" in rates else 0
-        total += chunks * rates.get("cipher", 0.0)
+        each = (total + chunks * rates.get("cipher", 0.0)) / self.links
         rounds = int(rates.get("rounds", 0)) + -(-chunks // 2)
-        each = total / self.links
         return MpcCost(rounds, each, each, math.nan if self.protocol == "semi2k" else 0.0, 0.0, compute)
 
 
@@ -187,32 +187,12 @@ def _products(program: MpcProgram, instr: MpcInstr) -> int:
             return instr.size
 
 
-def _shares(instr: MpcInstr, x: list[int], weight: int, private: bool, compute: float, *, dealer: bool) -> MpcCost:
-    """Additive shares of two parties with Beaver triples: exact."""
-    dealt = WORD * instr.size if dealer else 0
-    match instr.op:
-        case MpcOp.CONV | MpcOp.MATMUL | MpcOp.SCALE if private:
-            return MpcCost(1, WORD * x[0], WORD * x[0], dealt, 2 * WORD * weight, compute)
-        case MpcOp.MUL | MpcOp.DOT:
-            return MpcCost(1, WORD * sum(x), WORD * sum(x), dealt, 0, compute)
-        case MpcOp.SQUARE:
-            return MpcCost(1, WORD * x[0], WORD * x[0], dealt, 0, compute)
-        case MpcOp.LTZ:
-            each = LTZ_BYTES * x[0]
-            return MpcCost(LTZ_ROUNDS, each, each, LTZ_DEALT * x[0] if dealer else 0, 0, compute)
-        case MpcOp.REVEAL:
-            to_data = instr.attrs["to"] == (1,)
-            return MpcCost(1, WORD * x[0] if to_data else 0, 0 if to_data else WORD * x[0], 0, 0, compute)
-        case _:
-            return MpcCost(compute=compute)
-
-
 def layer_costs(program: MpcProgram, prices: MpcPrices) -> dict[str, MpcCost]:
     """Cost per layer, in program order."""
     found: dict[str, MpcCost] = {}
-    for instr in program.instrs:
+    for instr, cost in zip(program.instrs, prices.each(program), strict=True):
         layer = program.origins[instr.origin]
-        found[layer] = found.get(layer, MpcCost()) + prices.of(program, instr)
+        found[layer] = found.get(layer, MpcCost()) + cost
     return found
 
 

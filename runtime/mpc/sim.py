@@ -7,8 +7,8 @@ wrap-around are those of two parties. Comparisons and products are exact in the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from pi_compiler.errors import InternalError
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.mpc_meaning import float_step, meaning
 from pi_compiler.ir.mpc_program import MpcOp, MpcProgram, Ring, decode, encode
-from pi_compiler.runtime.mpc.walk import Traffic
+from pi_compiler.ir.protocols import protocol_of
+from pi_compiler.runtime.mpc.walk import Engine, LayerCost, MpcTrace, Progress, Traffic, execute
 
 Truncation: TypeAlias = Literal["local", "interactive"]
 
@@ -102,6 +103,64 @@ class FloatEngine:
     def step(self, number: int, operands: Sequence[FloatArray]) -> FloatArray:
         """One instruction on a batch."""
         return float_step(self.program, number, operands)
+
+
+class SimMpc:
+    """Backend ``mpc-sim``: see the module."""
+
+    name = "mpc-sim"
+
+    def available(self) -> str | None:
+        """Always."""
+        return None
+
+    def run(
+        self, program: MpcProgram, inputs: Mapping[str, FloatArray], *, progress: Progress | None = None
+    ) -> tuple[dict[str, FloatArray], MpcTrace]:
+        """A batch, a part at a time so that memory stays small."""
+        truncation = protocol_of(program.protocol).truncation
+        return _in_parts(program, lambda: RingEngine(program, truncation), inputs, progress)
+
+
+class ClearMpc:
+    """Backend ``mpc-clear``: the meaning of the program in floats."""
+
+    name = "mpc-clear"
+
+    def available(self) -> str | None:
+        """Always."""
+        return None
+
+    def run(
+        self, program: MpcProgram, inputs: Mapping[str, FloatArray], *, progress: Progress | None = None
+    ) -> tuple[dict[str, FloatArray], MpcTrace]:
+        """A batch, a part at a time."""
+        return _in_parts(program, lambda: FloatEngine(program), inputs, progress)
+
+
+_PART_BYTES = 1 << 28
+
+
+def _in_parts(
+    program: MpcProgram,
+    engine: Callable[[], Engine[Any]],
+    inputs: Mapping[str, FloatArray],
+    progress: Progress | None,
+) -> tuple[dict[str, FloatArray], MpcTrace]:
+    count = min((len(x) for x in inputs.values()), default=0)
+    each = 8 * 4 * max(i.size for i in program.instrs)
+    size = max(1, min(count, _PART_BYTES // each))
+    parts: dict[str, list[FloatArray]] = {name: [] for name in program.outputs}
+    costs: dict[str, LayerCost] = {}
+    for start in range(0, count, size):
+        few = {name: x[start : start + size] for name, x in inputs.items()}
+        found, trace = execute(program, engine(), few, progress=progress)
+        for name, values in found.items():
+            if values is not None:
+                parts[name].append(values)
+        for layer, cost in trace.layers.items():
+            costs[layer] = costs.get(layer, LayerCost()) + cost
+    return {name: np.concatenate(p) for name, p in parts.items()}, MpcTrace(costs)
 
 
 def _towards_zero(share: Ring, bits: int) -> Ring:

@@ -156,6 +156,9 @@ class Builder:
             return self.affine(used[0][0], 1.0, shift)
         total = -1
         for place, (x, coef) in enumerate(used):
+            if place and self.frac_of(x) == frac and (coef == -1.0).all():
+                total = self.sub(total, x)
+                continue
             bias = self.const(shift, frac, "public") if place == 0 and shift.any() else -1
             weight = -1
             if frac > self.frac_of(x) or (coef != 1.0).any():

@@ -21,6 +21,7 @@ from pi_compiler.ir.mpc_program import MpcOp, MpcProgram, check
 from pi_compiler.ir.protocols import protocol_of
 from pi_compiler.passes.calibrate import thin
 from pi_compiler.passes.compilation import Compilation, MpcRanges, Precision
+from pi_compiler.passes.mpc.joint import Deal
 from pi_compiler.passes.mpc.share import share
 
 _SAMPLES = 32
@@ -40,11 +41,12 @@ def encode(c: Compilation) -> Compilation:
     protocol, options = protocol_of(c.options.protocol), c.options
     frac = options.frac_bits or protocol.frac
     samples = {name: thin(x)[:_SAMPLES] for name, x in c.calibration.items()}
+    deal = Deal(Compilation.require(c.mpc_prices, "encode", "prepare"), network_of(options.network))
     tried: list[tuple[Precision, MpcRanges]] = []
     for less, less_weight in _FEWER if options.frac_bits is None else _FEWER[:3]:
         precision = Precision(frac - less, max(4, frac - less_weight))
         program = share(
-            graph, precision, protocol.name, network_of(options.network),
+            graph, precision, protocol.name, deal,
             private=not options.public_weights, low=options.stochastic_bits,
         )  # fmt: skip
         check(program)

@@ -197,9 +197,13 @@ class _Pieces:
     def __init__(self, b: Builder, x: int, p: Piecewise) -> None:
         self.b, self.x, self.p = b, x, p
         ends = [-t for t in reversed(p.breaks)] + [0.0, *p.breaks] if p.fold else list(p.breaks)
+        self.below: dict[float, int] = {}
         shifted = [b.affine(x, 1.0, -t) for t in ends]
-        bits = b.negative(b.stack(shifted)) if shifted else -1
-        self.below = {t: b.row(bits, n) for n, t in enumerate(ends)}
+        if len(ends) == 1:
+            self.below[ends[0]] = b.negative(shifted[0])
+        elif ends:
+            bits = b.negative(b.stack(shifted))
+            self.below = {t: b.row(bits, n) for n, t in enumerate(ends)}
 
     def under(self, number: int) -> dict[int, int]:
         """The argument lies below break ``number``, as whole combination {bit or -1 for one: factor}."""
@@ -225,6 +229,8 @@ class _Pieces:
         """The function's value."""
         b, p = self.b, self.p
         pieces = [_simplified(piece) for piece in p.pieces]
+        if len(self.below) == 1 and all(isinstance(q, Poly) and q.degree <= 1 and q(0.0) == 0.0 for q in pieces):
+            return self.hinge(*pieces)
         moving = [i for i, piece in enumerate(pieces) if not isinstance(piece, Poly) or piece.degree > 0]
         spare = moving[0] if len(moving) == len(pieces) and not p.fold and isinstance(pieces[0], Poly) else -1
         inside = self.products([i for i in moving if i != spare])
@@ -251,6 +257,14 @@ class _Pieces:
                 _accumulate(terms, combination, size)
         shift += terms.pop(-1, 0.0)
         return b.combine([(v, c) for v, c in terms.items() if c] or [(self.x, 0.0)], shift)
+
+    def hinge(self, *pieces: Poly | Composite) -> int:
+        """Two lines through the origin: the comparison's bit serves nothing but selecting x, and may stay a bit."""
+        left, right = (_slope(piece) for piece in (pieces if len(pieces) == 2 else (*pieces, *pieces)))
+        if self.p.fold:
+            left = -left
+        picked = self.b.mul(next(iter(self.below.values())), self.x)
+        return self.b.combine([(self.x, right + self.p.slope), (picked, left - right)])
 
     def products(self, numbers: Sequence[int]) -> dict[int, int]:
         """Per piece the argument where it lies in the piece, else 0; one product for all."""

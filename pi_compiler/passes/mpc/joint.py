@@ -8,15 +8,15 @@ rounds. The radix is the cheapest one for the network that the plan is made for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil, log2, prod
+from math import prod
 
 import numpy as np
 
 from pi_compiler.approx.poly import Formula
-from pi_compiler.cost_mpc import LTZ_BYTES, LTZ_ROUNDS, WORD, Network
+from pi_compiler.cost_mpc import MpcCost, MpcPrices, Network, total_cost
 from pi_compiler.errors import InternalError
 from pi_compiler.ir.graph import Node
-from pi_compiler.ir.mpc_program import MpcOp
+from pi_compiler.ir.mpc_program import MpcOp, MpcPort
 from pi_compiler.ops.convolution import Windows
 from pi_compiler.ops.op import array, integer, ints, number, optional_array
 from pi_compiler.passes.mpc.build import Builder
@@ -25,12 +25,12 @@ from pi_compiler.passes.mpc.functions import Lazy, formula, function
 _RADICES = (2, 4, 8, 16, 32)
 
 
-def joint(b: Builder, node: Node, operands: Sequence[int], network: Network) -> Lazy:
+def joint(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Lazy:
     """One node of ``JOINT``."""
-    return JOINT[node.op](b, node, operands, network)
+    return JOINT[node.op](b, node, operands, deal)
 
 
-def _max_pool(b: Builder, node: Node, operands: Sequence[int], network: Network) -> Lazy:
+def _max_pool(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Lazy:
     shape = node.inputs[0].shape
     kernel, strides, dilations, pads = (ints(node, k) for k in ("kernel", "strides", "dilations", "pads"))
     windows = Windows(shape[2:], node.shape[2:], kernel, strides, dilations, pads)
@@ -40,39 +40,39 @@ def _max_pool(b: Builder, node: Node, operands: Sequence[int], network: Network)
     planes = np.arange(shape[0] * shape[1]).reshape(-1, 1) * prod(shape[2:])
     index = numbers.T[:, None, :] + planes
     rows = b.gather(operands, index, index.shape)
-    return Lazy(b.reshape(maximum(b, rows, network), node.shape))
+    return Lazy(b.reshape(maximum(b, rows, deal), node.shape))
 
 
-def _reduce_max(b: Builder, node: Node, operands: Sequence[int], network: Network) -> Lazy:
+def _reduce_max(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Lazy:
     axes = ints(node, "axes")
     shape = node.inputs[0].shape
     rest = [a for a in range(len(shape)) if a not in axes]
     index = np.arange(prod(shape)).reshape(shape).transpose(*axes, *rest).reshape(prod(shape[a] for a in axes), -1)
     rows = b.gather(operands, index, index.shape)
-    return Lazy(b.reshape(maximum(b, rows, network), node.shape))
+    return Lazy(b.reshape(maximum(b, rows, deal), node.shape))
 
 
-def _arg_max(b: Builder, node: Node, operands: Sequence[int], network: Network) -> Lazy:
+def _arg_max(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Lazy:
     axis, shape = integer(node, "axis"), node.inputs[0].shape
     index = np.moveaxis(np.arange(prod(shape)).reshape(shape), axis, 0).reshape(shape[axis], -1)
     rows = b.gather(operands, index, index.shape)
     numbers = np.arange(float(shape[axis])).reshape(-1, 1)
     places = b.affine(rows, 0.0, np.broadcast_to(numbers, index.shape))
     joined = b.gather((rows, places), np.arange(2 * index.size), (2, *index.shape))
-    found = _tournament(b, joined, network)
+    found = _tournament(b, joined, deal)
     return Lazy(b.reshape(b.row(found, 1), node.shape))
 
 
-def maximum(b: Builder, rows: int, network: Network) -> int:
+def maximum(b: Builder, rows: int, deal: Deal) -> int:
     """Largest entry along the first axis."""
-    return b.row(_tournament(b, b.reshape(rows, (1, *b.shape(rows))), network), 0)
+    return b.row(_tournament(b, b.reshape(rows, (1, *b.shape(rows))), deal), 0)
 
 
-def _tournament(b: Builder, players: int, network: Network) -> int:
+def _tournament(b: Builder, players: int, deal: Deal) -> int:
     """(k, n, *shape) -> (k, *shape): of the n the one whose first of k properties is largest; the first of equals."""
     while b.shape(players)[1] > 1:
         k, n, *shape = b.shape(players)
-        radix = _radix(n, prod(shape), network)
+        radix = _radix(n, prod(shape), deal)
         groups, left = divmod(n, radix)
         size = prod(shape)
         # One entry at least stays over for a next node rather than for one of its own.
@@ -132,7 +132,7 @@ def _melee(b: Builder, groups: int) -> int:
     return b.sum(chosen, (1,), (k, m))
 
 
-def _radix(n: int, size: int, network: Network) -> int:
+def _radix(n: int, size: int, deal: Deal) -> int:
     """The cheapest radix for the next node of a tree over n entries of a size, judged by the whole tree."""
 
     def seconds(r: int) -> float:
@@ -140,26 +140,51 @@ def _radix(n: int, size: int, network: Network) -> int:
         while count > 1:
             here = min(r, count)
             groups = count // here
-            if here == 2:
-                rounds, sent = LTZ_ROUNDS + 1, groups * size * (LTZ_BYTES + 2 * WORD)
-            else:
-                rounds = LTZ_ROUNDS + ceil(log2(here - 1)) + 1
-                sent = groups * size * (here * (here - 1) // 2 * LTZ_BYTES + here * (here - 1) * 2 * WORD)
-            total += rounds * network.rtt / 2 + sent * 8 / network.bandwidth
+            total += deal.node(here, groups * size)
             count = groups + count % here
         return total
 
     return min((min(r, n) for r in _RADICES), key=seconds)
 
 
-def _softmax(b: Builder, node: Node, operands: Sequence[int], network: Network) -> Lazy:
+class Deal:
+    """Prices of a plan's protocol on its network, for choosing between forms.
+
+    Args:
+        prices: of the protocol.
+        network: where the parties meet.
+    """
+
+    def __init__(self, prices: MpcPrices, network: Network) -> None:
+        self.prices, self.network = prices, network
+        self._each: dict[int, tuple[float, float]] = {}
+
+    def node(self, radix: int, count: int) -> float:
+        """Seconds of so many tree nodes of a radix side by side."""
+        if radix not in self._each:
+            small, large = (self.network.seconds(self._cost(radix, m)) for m in (64, 4096))
+            each = (large - small) / (4096 - 64)
+            self._each[radix] = (max(0.0, small - 64 * each), each)
+        fixed, each = self._each[radix]
+        return fixed + count * each
+
+    def _cost(self, radix: int, count: int) -> MpcCost:
+        b = Builder(16, 16)
+        b.at("node")
+        x = b.input((1, radix, count))
+        made = _duel(b, x) if radix == 2 else _melee(b, x)
+        program = b.program({"x": MpcPort(x, (1,))}, {"y": MpcPort(b.reveal(made, 1), (1,))}, self.prices.protocol, {})
+        return total_cost(program, self.prices)
+
+
+def _softmax(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Lazy:
     """Attention weights along an axis; ``method`` and fits were chosen when the node was replaced."""
     axis, shape = integer(node, "axis"), node.shape
     order = np.moveaxis(np.arange(prod(shape)).reshape(shape), axis, 0).reshape(shape[axis], -1)
     rows = b.gather(operands, order, order.shape)
     method = node.attrs["method"]
     if method == "max-exp":
-        top = b.reshape(maximum(b, rows, network), (1, order.shape[1]))
+        top = b.reshape(maximum(b, rows, deal), (1, order.shape[1]))
         weights = function(b, b.sub(rows, b.broadcast(top, order.shape)), _fit(node, "exponential")).made(b)
     elif method == "2quad":
         weights = b.square(b.affine(rows, 1.0, number(node, "shift")))
@@ -192,7 +217,7 @@ def _formula(node: Node, name: str) -> Formula:
     return found
 
 
-def _layer_norm(b: Builder, node: Node, operands: Sequence[int], network: Network) -> Lazy:
+def _layer_norm(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Lazy:
     """``(x - mean) * rsqrt(variance + eps) * scale + bias``; scale and bias go into the next layer."""
     axis, shape = integer(node, "axis"), node.shape
     size = prod(shape[axis:])
@@ -208,29 +233,29 @@ def _layer_norm(b: Builder, node: Node, operands: Sequence[int], network: Networ
     return Lazy(normal, scale, np.zeros(()) if bias is None else bias, secret=True)
 
 
-def _dot(b: Builder, node: Node, operands: Sequence[int], network: Network) -> Lazy:
+def _dot(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Lazy:
     return Lazy(b.dot(*operands))
 
 
-def _embedding(b: Builder, node: Node, operands: Sequence[int], network: Network) -> Lazy:
+def _embedding(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Lazy:
     """One-hot rows times the table."""
     return Lazy(b.weighted(MpcOp.MATMUL, operands[0], array(node, "table"), None, node.shape))
 
 
-def _less(b: Builder, node: Node, operands: Sequence[int], network: Network) -> Lazy:
+def _less(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Lazy:
     """X < y as 0 or 1; with one operand, x < bound."""
     x = operands[0]
     gap = b.sub(x, operands[1]) if len(operands) > 1 else b.affine(x, 1.0, -array(node, "bound"))
     return Lazy(b.negative(gap))
 
 
-def _maximum(b: Builder, node: Node, operands: Sequence[int], network: Network) -> Lazy:
+def _maximum(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Lazy:
     """The larger of two values, element by element."""
     gap = b.sub(*operands)
     return Lazy(b.sub(operands[0], b.mul(b.negative(gap), gap)))
 
 
-JOINT: dict[str, Callable[[Builder, Node, Sequence[int], Network], Lazy]] = {
+JOINT: dict[str, Callable[[Builder, Node, Sequence[int], Deal], Lazy]] = {
     "MaxPool": _max_pool,
     "ReduceMax": _reduce_max,
     "InnerArgMax": _arg_max,

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pi_compiler.approx.poly import Approximant, Piecewise, Poly
-from pi_compiler.cost_mpc import Network
 from pi_compiler.errors import InternalError, UnsupportedOperator
 from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ir.mpc_program import DATA_PARTY, MpcPort, MpcProgram
@@ -21,22 +20,20 @@ from pi_compiler.ops.op import array, number
 from pi_compiler.passes.compilation import Precision
 from pi_compiler.passes.mpc.build import Builder
 from pi_compiler.passes.mpc.functions import Lazy, function, polynomial
-from pi_compiler.passes.mpc.joint import JOINT, joint
+from pi_compiler.passes.mpc.joint import JOINT, Deal, joint
 from pi_compiler.passes.mpc.linear import LINEAR, MOVEMENTS, linear
 
 _EVERYWHERE = (-1.0, 1.0)
 
 
-def share(
-    graph: Graph, precision: Precision, protocol: str, network: Network, *, private: bool, low: int = 0
-) -> MpcProgram:
+def share(graph: Graph, precision: Precision, protocol: str, deal: Deal, *, private: bool, low: int = 0) -> MpcProgram:
     """The program of a graph whose nonlinearities are exact pieces, polynomials, or have a lowering of their own.
 
     Args:
         graph: the replaced network.
         precision: fractional bits.
         protocol: name, for the program's record.
-        network: decides between fewer rounds and fewer bytes.
+        deal: decides between fewer rounds and fewer bytes.
         private: weights are the model owner's secret.
         low: bits that comparisons may leave out.
 
@@ -44,14 +41,14 @@ def share(
         UnsupportedOperator: naming every node that cannot be lowered.
     """
     builder = Builder(precision.frac, precision.weight_frac, private=private, low=low)
-    return _Share(graph, builder, network).program(protocol)
+    return _Share(graph, builder, deal).program(protocol)
 
 
 class _Share:
     """One lowering."""
 
-    def __init__(self, graph: Graph, builder: Builder, network: Network) -> None:
-        self.graph, self.b, self.network = graph, builder, network
+    def __init__(self, graph: Graph, builder: Builder, deal: Deal) -> None:
+        self.graph, self.b, self.deal = graph, builder, deal
         self.lazy: dict[int, Lazy] = {}
         self.readers: dict[int, list[Node]] = {id(n): [] for n in graph.nodes()}
         for node in graph.nodes():
@@ -108,7 +105,7 @@ class _Share:
         if node.op == "Mul":
             return Lazy(self.b.mul(self.made(node.inputs[0]), self.made(node.inputs[1])))
         if node.op in JOINT:
-            return joint(self.b, node, [self.made(i) for i in node.inputs], self.network)
+            return joint(self.b, node, [self.made(i) for i in node.inputs], self.deal)
         if node.op in OPS and OPS[node.op].kind == "nonlinear":
             return self.elementwise(node)
         raise UnsupportedOperator(f"{node.op} {node.origin!r} has no lowering to shares")
