@@ -15,7 +15,7 @@ from pi_compiler.mpc import CompiledMpc
 from pi_compiler.ops.evaluate import evaluate
 from pi_compiler.report.precision import Values, bits_kept
 from pi_compiler.report.text import entries
-from pi_compiler.runtime.mpc.backend import MpcResult, get_mpc_backend, run_batch
+from pi_compiler.runtime.mpc.backend import MpcBackend, MpcResult, get_mpc_backend, run_batch
 
 Json = dict[str, object]
 Progress = Callable[[str, int, int], None]
@@ -28,7 +28,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def timed_mpc_run(
-    compiled: CompiledMpc, inputs: Values, backend: str = "auto", *, progress: Progress = silent
+    compiled: CompiledMpc, inputs: Values, backend: str | MpcBackend = "auto", *, progress: Progress = silent
 ) -> tuple[Json, MpcResult]:
     """Run samples; compare rounds and bytes with what was predicted.
 
@@ -41,8 +41,10 @@ def timed_mpc_run(
     Returns:
         The report (seconds are those of one input, the mean of all), and the answers.
     """
-    name = str(compiled.report["backend"]) if backend == "auto" else backend
-    found = run_batch(compiled.program, get_mpc_backend(name), inputs, progress=progress)
+    if isinstance(backend, str):
+        backend = get_mpc_backend(str(compiled.report["backend"]) if backend == "auto" else backend)
+    name = backend.name
+    found = run_batch(compiled.program, backend, inputs, progress=progress)
     exact = run_batch(compiled.program, get_mpc_backend("mpc-clear"), inputs)
     samples = min(len(v) for v in inputs.values())
     bits = bits_kept(exact.logits, found.logits)

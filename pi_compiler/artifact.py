@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -192,8 +192,12 @@ def target_of(manifest: Mapping[str, object]) -> str:
     return str(manifest.get("target", "ckks"))
 
 
-def verified(folder: Path) -> dict[str, object]:
+def verified(folder: Path, unread: Collection[str] = ()) -> dict[str, object]:
     """The manifest of a folder, every file checked against its checksum.
+
+    Args:
+        folder: which.
+        unread: files that are not opened, and may be missing.
 
     Raises:
         ArtifactError: see ``load``.
@@ -222,6 +226,8 @@ def verified(folder: Path) -> dict[str, object]:
         raise ArtifactError(f"{folder}/manifest.json is damaged: its checksum is wrong", hint="compile the model again")
     faults = []
     for name, digest in manifest["files"].items():
+        if name in unread:
+            continue
         path = folder / name
         if not path.is_file():
             faults.append(f"{name} is missing")

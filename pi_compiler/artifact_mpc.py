@@ -7,18 +7,21 @@ the model's owner may have. The folder is the model owner's: ``model.onnx`` in i
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from pi_compiler.artifact import Json, seal_folder, target_of, verified, write_folder
 from pi_compiler.errors import ArtifactError
-from pi_compiler.ir.mpc_program import MpcConst, MpcInstr, MpcOp, MpcPort, MpcProgram, Ring
+from pi_compiler.ir.mpc_program import MpcProgram
+from pi_compiler.runtime.mpc.handout import described, public_view, restored
 
 WEIGHTS = "weights.npz"
 """The only file that holds secrets of the model's owner, besides ``model.onnx``."""
+SECRET = (WEIGHTS, "model.onnx")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,31 +44,19 @@ def save_mpc(artifact: MpcArtifact, folder: Path) -> int:
 
 def _write(artifact: MpcArtifact, folder: Path) -> None:
     p = artifact.program
-    public = {f"c{n}": c.values for n, c in enumerate(p.consts) if c.owner != "model"}
-    public |= {f"i{n}": np.asarray(v) for n, v in enumerate(p.indices)}
-    np.savez_compressed(folder / "constants.npz", **public)  # type: ignore[arg-type]
-    secret = {f"c{n}": c.values for n, c in enumerate(p.consts) if c.owner == "model"}
+    _write_public(p, folder)
+    secret = {f"c{n}": np.asarray(c.values, np.int64) for n, c in enumerate(p.consts) if c.owner == "model"}
     np.savez_compressed(folder / WEIGHTS, **secret)  # type: ignore[arg-type]
-    (folder / "program.json").write_text(json.dumps(described(p)))
     for name, data in artifact.models.items():
         (folder / name).write_bytes(data)
     seal_folder(folder, {"target": "mpc", "report": artifact.report})
 
 
-def described(p: MpcProgram) -> Json:
-    """Everything of a program but its arrays."""
-    return {
-        "instrs": [
-            [i.op.value, i.args, i.shape, i.frac, i.origin, i.weight, i.bias, i.index, dict(i.attrs)] for i in p.instrs
-        ],
-        "consts": [[c.values.shape, c.frac, c.owner] for c in p.consts],
-        "indices": len(p.indices),
-        "inputs": {n: [q.value, q.shape, q.owner, q.classes] for n, q in p.inputs.items()},
-        "outputs": {n: [q.value, q.shape, q.owner, q.classes] for n, q in p.outputs.items()},
-        "origins": p.origins,
-        "protocol": p.protocol,
-        "client_ops": {n: [[op, dict(attrs)] for op, attrs in ops] for n, ops in p.client_ops.items()},
-    }
+def _write_public(p: MpcProgram, folder: Path) -> None:
+    public = {f"c{n}": np.asarray(c.values) for n, c in enumerate(p.consts) if c.owner != "model"}
+    public |= {f"i{n}": np.asarray(v) for n, v in enumerate(p.indices)}
+    np.savez_compressed(folder / "constants.npz", **public)  # type: ignore[arg-type]
+    (folder / "program.json").write_text(json.dumps(described(p)))
 
 
 def load_mpc(folder: Path) -> MpcArtifact:
@@ -78,74 +69,81 @@ def load_mpc(folder: Path) -> MpcArtifact:
     manifest = verified(folder)
     if target_of(manifest) != "mpc":
         raise ArtifactError(f"{folder} was compiled for {target_of(manifest)}, not for mpc")
+    if not (folder / WEIGHTS).is_file():
+        raise ArtifactError(f"{folder} is a handout: it holds no weights", hint="pi-compiler party")
+    names, report = manifest["files"], manifest["report"]
+    if not isinstance(names, dict) or not isinstance(report, dict):
+        raise ArtifactError(f"{folder} is damaged: its manifest is malformed", hint="compile the model again")
+    models = {n: (folder / n).read_bytes() for n in names if n.endswith(".onnx")}
+    return MpcArtifact(load_weights(_public(folder), folder), report, models)
+
+
+def save_handout(folder: Path, output: Path) -> int:
+    """Write the part of a model that the data's owner and the dealer may have; returns its size in bytes.
+
+    Raises:
+        ArtifactError: the folder is damaged.
+        ParameterError: the place cannot be written, or holds something else.
+    """
+    program = load_mpc(folder).program
+    public = public_view(program)
+    blank = {f"c{n}" for n, c in enumerate(program.consts) if c.owner == "model"}
+
+    def write(staging: Path) -> None:
+        _write_public(public, staging)
+        seal_folder(staging, {"target": "mpc", "report": {"handout": True, "left_out": len(blank)}})
+
+    return write_folder(output, write)
+
+
+def load_handout(folder: Path) -> MpcProgram:
+    """The public part of a folder, or of its handout; files with weights are not opened.
+
+    Raises:
+        ArtifactError: it is missing, damaged, from a newer version, or not for MPC.
+    """
+    folder = Path(folder)
+    manifest = verified(folder, SECRET)
+    if target_of(manifest) != "mpc":
+        raise ArtifactError(f"{folder} was compiled for {target_of(manifest)}, not for mpc")
+    return _public(folder)
+
+
+def load_weights(program: MpcProgram, place: Path) -> MpcProgram:
+    """A public program with the model owner's constants.
+
+    Args:
+        program: from ``load_handout``.
+        place: ``weights.npz``, or the folder it is in.
+
+    Raises:
+        ArtifactError: the file is missing or damaged, or its weights belong to another model.
+    """
+    path = Path(place) / WEIGHTS if Path(place).is_dir() else Path(place)
+    try:
+        with np.load(path, allow_pickle=False) as npz:
+            arrays = {n: npz[n] for n in npz.files}
+    except FileNotFoundError as e:
+        raise ArtifactError(f"there are no weights at {path}", hint="--weights, the weights.npz of the model") from e
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise ArtifactError(f"{path} is damaged", hint="compile the model again") from e
+    consts = list(program.consts)
+    for n, const in enumerate(consts):
+        if const.owner != "model":
+            continue
+        values = arrays.pop(f"c{n}", None)
+        if values is None or values.shape != const.values.shape or values.dtype != np.int64:
+            raise ArtifactError(f"{path} holds the weights of another model, or of another version of it")
+        consts[n] = replace(const, values=values)
+    if arrays:
+        raise ArtifactError(f"{path} holds the weights of another model, or of another version of it")
+    return replace(program, consts=tuple(consts))
+
+
+def _public(folder: Path) -> MpcProgram:
     try:
         head = json.loads((folder / "program.json").read_text())
-        with np.load(folder / "constants.npz") as npz:
-            arrays = {n: npz[n] for n in npz.files}
-        with np.load(folder / WEIGHTS) as npz:
-            arrays |= {n: npz[n] for n in npz.files}
-        names = manifest["files"]
-        if not isinstance(names, dict) or not isinstance(manifest["report"], dict):
-            raise TypeError("the manifest is malformed")
-        models = {n: (folder / n).read_bytes() for n in names if n.endswith(".onnx")}
-        return MpcArtifact(_read(head, arrays), manifest["report"], models)
+        with np.load(folder / "constants.npz", allow_pickle=False) as npz:
+            return restored(head, {n: npz[n] for n in npz.files})
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise ArtifactError(f"{folder} is damaged: {e}", hint="compile the model again") from e
-
-
-def _read(raw: Mapping[str, object], arrays: Mapping[str, Ring]) -> MpcProgram:
-    instrs = tuple(_instr(row) for row in _rows(raw["instrs"]))
-    consts = tuple(
-        MpcConst(arrays[f"c{n}"], int(str(frac)), "model" if owner == "model" else "public")
-        for n, (_, frac, owner) in enumerate(_rows(raw["consts"]))
-    )
-    client: dict[str, tuple[tuple[str, Mapping[str, object]], ...]] = {}
-    for name, ops in _mapping(raw["client_ops"]).items():
-        client[name] = tuple((str(op), _mapping(attrs)) for op, attrs in _rows(ops))
-    return MpcProgram(
-        instrs,
-        consts,
-        tuple(arrays[f"i{n}"] for n in range(int(str(raw["indices"])))),
-        _ports(raw["inputs"]),
-        _ports(raw["outputs"]),
-        tuple(str(o) for o in _items(raw["origins"])),
-        str(raw["protocol"]),
-        client,
-    )
-
-
-def _mapping(value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise TypeError("a mapping is missing")
-    return value
-
-
-def _items(value: object) -> list[object]:
-    if not isinstance(value, list):
-        raise TypeError("a list is missing")
-    return value
-
-
-def _rows(value: object) -> list[list[object]]:
-    return [_items(row) for row in _items(value)]
-
-
-def _ints(value: object) -> tuple[int, ...]:
-    return tuple(int(str(v)) for v in _items(value))
-
-
-def _instr(row: list[object]) -> MpcInstr:
-    op, args, shape, frac, origin, weight, bias, index, attrs = row
-    bits, layer, w, b, i = (int(str(v)) for v in (frac, origin, weight, bias, index))
-    given = {str(k): _ints(v) for k, v in _mapping(attrs).items()}
-    return MpcInstr(MpcOp(str(op)), _ints(args), _ints(shape), bits, layer, w, b, i, given)
-
-
-def _ports(value: object) -> dict[str, MpcPort]:
-    found = {}
-    for name, row in _mapping(value).items():
-        number, shape, owner, classes = _items(row)
-        found[name] = MpcPort(
-            int(str(number)), _ints(shape), "model" if owner == "model" else "data", int(str(classes))
-        )
-    return found

@@ -64,6 +64,13 @@ TargetName = Annotated[
 Protocol = Annotated[
     str | None, typer.Option("--protocol", metavar="NAME", help="MPC: crypten-ttp, crypten-tfp, semi2k, cheetah, aby3.")
 ]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="MPC: how long a party waits for another.")
+]
+FirstPartyDeals = Annotated[
+    bool,
+    typer.Option("--debug-first-party-dealer", help="MPC: the model's owner deals, and can compute every secret."),
+]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow parameters below 128-bit security.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N samples.")]
 
@@ -337,6 +344,12 @@ def run(
         Path | None, typer.Option("--output", metavar="Y.npy", help="Write the answers, .npy or .npz.")
     ] = None,
     backend: Backend = "auto",
+    parties: Annotated[
+        int | None, typer.Option("--parties", metavar="N", help="MPC: how many compute; with --backend crypten 2.")
+    ] = None,
+    network: NetworkName = None,
+    timeout: Timeout = 60.0,
+    first_party_deals: FirstPartyDeals = False,
     limit: Limit = None,
     profile: Annotated[
         Path | None,
@@ -353,8 +366,11 @@ def run(
     if is_mpc(folder):
         from pi_compiler import cli_mpc
 
-        cli_mpc.run(folder, input, output, backend, limit, profile, json)
+        meeting = (parties, network, timeout, not first_party_deals)
+        cli_mpc.run(folder, input, output, backend, limit, profile, json, meeting)
         return
+    if parties is not None or network is not None or first_party_deals:
+        raise bad_use(ParameterError(f"{folder} was compiled for ckks, which has neither parties nor network"))
     known_backend(backend, auto=True)
     check_outputs(json, output, profile)
     compiled = load(folder)
@@ -370,6 +386,43 @@ def run(
         files.write_json(profile, found.trace.to_json())
     write_report(json, measured)
     show(run_view(measured))
+
+
+@app.command()
+@guarded
+def party(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model compiled for MPC, or its handout.")],
+    rank: Annotated[int, typer.Option("--rank", help="0 the model's owner, 1 the data's owner, 2 the dealer.")],
+    peers: Annotated[
+        str, typer.Option("--peers", metavar="HOST0:PORT,HOST1:PORT", help="Where parties 0 and 1 listen.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="Party 0: weights.npz; default that in DIR.")
+    ] = None,
+    input: Annotated[str | None, typer.Option("--input", metavar="X", help="Party 1: .npy or .npz of samples.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="Y.npy", help="Party 1: write the answers, .npy or .npz.")
+    ] = None,
+    timeout: Timeout = 60.0,
+    first_party_deals: FirstPartyDeals = False,
+    json: JsonFile = None,
+) -> None:
+    """Be one party of a run under MPC; the others run on their own machines."""
+    from pi_compiler import cli_mpc
+
+    cli_mpc.party(folder, (rank, peers, not first_party_deals, timeout), weights, input, output, json)
+
+
+@app.command()
+@guarded
+def handout(
+    folder: Folder,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the handout.")],
+) -> None:
+    """Write what the data's owner and the dealer may have of a model for MPC: everything but its weights."""
+    from pi_compiler import cli_mpc
+
+    cli_mpc.handout(folder, output)
 
 
 @app.command()
@@ -427,6 +480,11 @@ def calibrate_cost(
     from pi_compiler.report.text import costs_view
     from pi_compiler.runtime.measure import measure
 
+    if backend == "crypten":
+        from pi_compiler import cli_mpc
+
+        cli_mpc.calibrate(output, json)
+        return
     path = output if output is not None else table_path(known_backend(backend))
     if output is None:
         files.make_folder(path.parent)

@@ -11,11 +11,13 @@ import typer
 
 from pi_compiler import files
 from pi_compiler.errors import ParameterError
+from pi_compiler.ir.mpc_program import DATA_PARTY
 from pi_compiler.options import Options
 from pi_compiler.terminal import complain, progress, show
 
 if TYPE_CHECKING:
     from pi_compiler.mpc import CompiledMpc
+    from pi_compiler.parties import Meeting
     from pi_compiler.pipelines import Observer
 
 
@@ -85,6 +87,7 @@ def run(
     limit: int | None,
     profile: Path | None,
     json: Path | None,
+    meeting: tuple[int | None, str | None, float, bool],
 ) -> None:
     """``run`` of a folder for MPC."""
     from pi_compiler import arrays
@@ -92,6 +95,7 @@ def run(
     from pi_compiler.report.text_mpc import run_mpc_view
 
     known_mpc_backend(backend)
+    parties = _meeting(backend, meeting)
     for path in (json, output, profile):
         if path is not None:
             files.check_file(path)
@@ -101,7 +105,12 @@ def run(
     samples, _ = arrays.read(spec, single=True)
     inputs = {name: x[:limit] for name, x in compiled.stacked(samples).items()}
     with progress() as report:
-        measured, found = timed_mpc_run(compiled, inputs, backend, progress=report)
+        if parties is not None:
+            from pi_compiler.parties import run_between
+
+            measured, found = run_between(compiled, inputs, parties, report)
+        else:
+            measured, found = timed_mpc_run(compiled, inputs, backend, progress=report)
     if output is not None:
         arrays.write(output, found.outputs)
     if profile is not None:
@@ -109,6 +118,99 @@ def run(
     if json is not None:
         files.write_json(json, measured)
     show(run_mpc_view(measured))
+
+
+def _meeting(backend: str, given: tuple[int | None, str | None, float, bool]) -> Meeting | None:
+    """How parties meet, for the backend that has any; bad use otherwise."""
+    from pi_compiler.cost_mpc import network_of
+
+    parties, network, timeout, dealer = given
+    try:
+        if backend != "crypten":
+            if parties is not None or network is not None or not dealer:
+                raise ParameterError(f"backend {backend!r} has no parties", hint="--backend crypten")
+            return None
+        from pi_compiler.parties import Meeting
+
+        where = None if network is None else network_of(network)
+        found = Meeting(2 if parties is None else parties, where, dealer, timeout)
+        found.plan()
+        return found
+    except ParameterError as e:
+        complain(f"{type(e).__name__}: {e}")
+        raise typer.Exit(2) from e
+
+
+def party(
+    folder: Path,
+    seat: tuple[int, str, bool, float],
+    weights: Path | None,
+    spec: str | None,
+    output: Path | None,
+    json: Path | None,
+) -> None:
+    """``party``: one of a run, on this machine."""
+    from pi_compiler import arrays
+    from pi_compiler.parties import Seat, checked, take_part, threats
+    from pi_compiler.report.text_mpc import party_view
+
+    taken = Seat(*seat)
+    try:
+        checked(taken)
+        owner = taken.rank == DATA_PARTY
+        if not owner and (spec is not None or output is not None):
+            raise ParameterError("only the data's owner has inputs and gets answers", hint="--rank 1")
+        if owner and spec is None:
+            raise ParameterError("the data's owner needs an input", hint="--input X.npy")
+    except ParameterError as e:
+        complain(f"{type(e).__name__}: {e}")
+        raise typer.Exit(2) from e
+    for path in (json, output):
+        if path is not None:
+            files.check_file(path)
+    told = threats(folder, taken)
+    samples = arrays.read(spec, single=True)[0] if spec is not None else None
+    with progress() as report:
+        report("run", 0, 1)
+        measured, answers = take_part(folder, taken, weights, samples)
+    found = {**measured, "threat_model": list(told)}
+    if output is not None:
+        arrays.write(output, answers)
+    if json is not None:
+        files.write_json(json, found)
+    show(party_view(found))
+
+
+def handout(folder: Path, output: Path) -> None:
+    """``handout``: a model without its weights."""
+    from pi_compiler.artifact import check_place
+    from pi_compiler.artifact_mpc import save_handout
+    from pi_compiler.report.text import size
+
+    check_place(output)
+    show(f"{output}: {size(save_handout(folder, output))}, no weights")
+
+
+def calibrate(output: Path | None, json: Path | None) -> None:
+    """``calibrate-cost --backend crypten``."""
+    from pi_compiler.cost_mpc import mpc_table_path
+    from pi_compiler.report.text_mpc import seconds_view
+    from pi_compiler.runtime.mpc.measure import measure
+
+    path = output if output is not None else mpc_table_path("crypten-ttp")
+    if output is None:
+        files.make_folder(path.parent)
+    for place in (json, path):
+        if place is not None:
+            files.check_file(place)
+    with progress() as report:
+        report("measuring crypten", 0, 1)
+        table = measure()
+    files.write_json(path, table)
+    if json is not None:
+        files.write_json(json, table)
+    show(seconds_view(table))
+    show(f"{path}: predictions for CrypTen use it from now on" if output is None else f"{path}")
 
 
 def evaluate(folder: Path, data: str, backend: str, limit: int, json: Path | None) -> None:

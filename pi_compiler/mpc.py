@@ -87,38 +87,41 @@ class CompiledMpc:
         name = str(self.report["backend"]) if backend == "auto" else backend
         return run_batch(self.program, get_mpc_backend(name), self.stacked(x), progress=progress)
 
-    def stacked(self, x: Samples) -> dict[str, FloatArray]:
-        """Samples (B, *shape) by input name; a missing batch dimension of 1 is added, one sample becomes a batch.
+    def stacked(self, x: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, FloatArray]:
+        """See the function of that name."""
+        return stacked(self.program, x)
 
-        Raises:
-            ShapeMismatch: naming every input that does not fit.
-        """
-        ports = self.program.inputs
-        if not isinstance(x, Mapping):
-            if len(ports) != 1:
-                raise ShapeMismatch(f"the model has {len(ports)} inputs: {', '.join(ports)}; give one array per name")
-            x = {next(iter(ports)): x}
-        faults = [f"input {n!r} is missing" for n in ports if n not in x]
-        faults += [f"there is no input {n!r}" for n in x if n not in ports]
-        found: dict[str, FloatArray] = {}
-        for name, given in x.items():
-            if name not in ports:
-                continue
-            values, shape = np.asarray(given), ports[name].shape
-            short = shape[1:] if shape[:1] == (1,) else shape
-            for wanted in (shape, short):
-                if values.shape == wanted or values.shape[1:] == wanted:
-                    found[name] = values.reshape(-1, *shape)
-                    break
-            else:
-                faults.append(
-                    f"input {name!r} has shape {list(values.shape)}, needed is [N, {', '.join(map(str, short))}]"
-                )
-        if not faults and len({len(v) for v in found.values()}) > 1:
-            faults.append(f"inputs have different numbers of samples: {[len(v) for v in found.values()]}")
-        if faults:
-            raise ShapeMismatch("the input does not fit the model", *faults)
-        return found
+
+def stacked(program: MpcProgram, x: Samples) -> dict[str, FloatArray]:
+    """Samples (B, *shape) by input name; a missing batch dimension of 1 is added, one sample becomes a batch.
+
+    Raises:
+        ShapeMismatch: naming every input that does not fit.
+    """
+    ports = program.inputs
+    if not isinstance(x, Mapping):
+        if len(ports) != 1:
+            raise ShapeMismatch(f"the model has {len(ports)} inputs: {', '.join(ports)}; give one array per name")
+        x = {next(iter(ports)): x}
+    faults = [f"input {n!r} is missing" for n in ports if n not in x]
+    faults += [f"there is no input {n!r}" for n in x if n not in ports]
+    found: dict[str, FloatArray] = {}
+    for name, given in x.items():
+        if name not in ports:
+            continue
+        values, shape = np.asarray(given), ports[name].shape
+        short = shape[1:] if shape[:1] == (1,) else shape
+        for wanted in (shape, short):
+            if values.shape == wanted or values.shape[1:] == wanted:
+                found[name] = values.reshape(-1, *shape)
+                break
+        else:
+            faults.append(f"input {name!r} has shape {list(values.shape)}, needed is [N, {', '.join(map(str, short))}]")
+    if not faults and len({len(v) for v in found.values()}) > 1:
+        faults.append(f"inputs have different numbers of samples: {[len(v) for v in found.values()]}")
+    if faults:
+        raise ShapeMismatch("the input does not fit the model", *faults)
+    return found
 
 
 def compile_mpc(c: Compilation, models: Mapping[str, bytes], observers: Sequence[Observer] = ()) -> CompiledMpc:

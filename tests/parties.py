@@ -11,8 +11,8 @@ import numpy as np
 
 from pi_compiler.ir.mpc_program import MpcProgram
 from pi_compiler.runtime.mpc.handout import public_view
-from pi_compiler.runtime.mpc.meeting import Address
-from pi_compiler.runtime.mpc.party import Job, PartyResult, run_party
+from pi_compiler.runtime.mpc.job import Address, Job, PartyResult
+from pi_compiler.runtime.mpc.party import run_party
 
 
 def sockets(count: int = 2) -> tuple[list[socket.socket], list[Address]]:

@@ -165,7 +165,47 @@ def run_mpc_view(report: Json) -> RenderableType:
             else f"{figure(report['precision_bits'])} bits of the largest output",
         ),
     ]
-    return Group(table("Per layer and input", columns, rows), facts(told), threat_view(report))
+    return Group(table("Per layer and input", columns, rows), facts([*told, *_between(report)]), threat_view(report))
+
+
+def _between(report: Json) -> list[tuple[str, str]]:
+    """What only a run between parties has to say."""
+    if "network" not in report:
+        return []
+    offline = f"{size(report['offline_bytes'])} from the dealer in {duration(report['offline_seconds'])} per input"
+    return [
+        ("network", str(report["network"])),
+        ("predicted", f"{duration(report['predicted_seconds'])} online"),
+        ("online", f"{size(report['bytes_to_model'])} to the model's owner, {size(report['bytes_to_data'])} back"),
+        ("offline", f"{offline}, not in the time above"),
+        ("set-up", f"{size(report['setup_bytes'])} once per model in {duration(report['setup_seconds'])}"),
+    ]
+
+
+def party_view(report: Json) -> RenderableType:
+    """What one party of a run did, and the threat model."""
+    rows = [
+        (
+            phase,
+            duration(report[f"{name}_seconds"]),
+            str(report[f"{name}_rounds"]),
+            size(report[f"{name}_bytes_sent"]),
+            size(report[f"{name}_bytes_received"]),
+        )
+        for name, phase in (("setup", "set-up"), ("offline", "offline"), ("online", "online"))
+    ]
+    made = table(f"Party {report['rank']}", ("phase", "time", "rounds", "sent", "received"), rows)
+    return Group(made, threat_view(report))
+
+
+def seconds_view(report: Json) -> RenderableType:
+    """A table of seconds per opcode."""
+    rows = []
+    for op, rates in mapping(report["seconds"]).items():
+        each = mapping(rates)
+        rows.append((op, *(f"{1e6 * float(str(each.get(k, 0.0))):.3g}" for k in ("call", "element", "product"))))
+    title = f"Microseconds of {report['backend']} on {report['machine']}"
+    return table(title, ("opcode", "per call", "per element", "per product"), rows)
 
 
 def evaluation_mpc_view(report: Json) -> RenderableType:

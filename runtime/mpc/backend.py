@@ -46,6 +46,7 @@ class MpcBackend(Protocol):
 
 
 MPC_BACKENDS: dict[str, str] = {
+    "crypten": "pi_compiler.runtime.mpc.crypten:CryptenMpc",
     "mpc-clear": "pi_compiler.runtime.mpc.sim:ClearMpc",
     "mpc-sim": "pi_compiler.runtime.mpc.sim:SimMpc",
 }

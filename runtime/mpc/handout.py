@@ -58,11 +58,11 @@ def pack_program(program: MpcProgram, *, private: bool) -> bytes:
     """
     arrays: Arrays = {f"i{n}": np.asarray(index) for n, index in enumerate(program.indices)}
     arrays |= {f"c{n}": c.values for n, c in enumerate(program.consts) if private or c.owner != "model"}
-    return pack_arrays(_described(program), arrays)
+    return pack_arrays(described(program), arrays)
 
 
-def _described(program: MpcProgram) -> dict[str, Any]:
-    """Everything but the arrays."""
+def described(program: MpcProgram) -> dict[str, Any]:
+    """Everything of a program but its arrays, as JSON values."""
     return {
         "instrs": [
             [i.op.value, i.args, i.shape, i.frac, i.origin, i.weight, i.bias, i.index, dict(i.attrs)]
@@ -74,18 +74,29 @@ def _described(program: MpcProgram) -> dict[str, Any]:
         "origins": program.origins,
         "protocol": program.protocol,
         "indices": len(program.indices),
+        "client_ops": {n: [[op, dict(attrs)] for op, attrs in ops] for n, ops in program.client_ops.items()},
     }
 
 
 def unpack_program(raw: bytes) -> MpcProgram:
-    """The inverse; constants that were left out are blank. Operators of the client are not part of it.
+    """The inverse; constants that were left out are blank.
 
     Raises:
         ArtifactError: the bytes are something else.
     """
-    head, arrays = unpack_arrays(raw)
+    try:
+        return restored(*unpack_arrays(raw))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError("what a party was handed is damaged") from error
+
+
+def restored(head: Any, arrays: Arrays) -> MpcProgram:
+    """A program from what ``described`` gave and its arrays: ``c0``, ``c1`` ... constants, ``i0`` ... indices.
+
+    Constants without an array are blank. Raises ValueError, KeyError or TypeError if anything is malformed.
+    """
     consts = [
-        MpcConst(arrays.get(f"c{n}", np.broadcast_to(np.int64(0), tuple(shape))), frac, owner)
+        MpcConst(arrays.get(f"c{n}", np.broadcast_to(np.int64(0), tuple(shape))), int(frac), owner)
         for n, (shape, frac, owner) in enumerate(head["consts"])
     ]
     instrs = [
@@ -110,12 +121,14 @@ def unpack_program(raw: bytes) -> MpcProgram:
         {n: MpcPort(v, tuple(s), o, c) for n, (v, s, o, c) in head["outputs"].items()},
         tuple(head["origins"]),
         head["protocol"],
+        {n: tuple((op, attrs) for op, attrs in ops) for n, ops in head["client_ops"].items()},
     )
 
 
 def digest(program: MpcProgram) -> str:
     """SHA-256 of the public part: equal for parties that mean the same run, whoever's constants they hold."""
-    found = hashlib.sha256(json.dumps(_described(program), sort_keys=True).encode())
+    head = {name: value for name, value in described(program).items() if name != "client_ops"}
+    found = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for array in (*program.indices, *(c.values for c in program.consts if c.owner != "model")):
         found.update(f"{array.shape} ".encode())
         found.update(np.ascontiguousarray(array, np.int64).tobytes())

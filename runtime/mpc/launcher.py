@@ -25,9 +25,8 @@ from pi_compiler.errors import ExecutionError, ParameterError, PiError
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.mpc_program import DATA_PARTY, MODEL_PARTY, MpcProgram
 from pi_compiler.runtime.mpc.handout import Arrays, pack_program
-from pi_compiler.runtime.mpc.meeting import Address
+from pi_compiler.runtime.mpc.job import Address, PartyResult, Phase
 from pi_compiler.runtime.mpc.mesh import DEALER, party_name
-from pi_compiler.runtime.mpc.party import PartyResult, Phase
 from pi_compiler.runtime.mpc.walk import LayerCost, MpcTrace, Traffic
 from pi_compiler.runtime.mpc.worker import read_frame, write_frame
 

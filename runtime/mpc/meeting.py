@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pi_compiler.errors import ExecutionError, ParameterError, ShapeMismatch
+from pi_compiler.errors import ExecutionError, ShapeMismatch
+from pi_compiler.runtime.mpc.job import Address
 from pi_compiler.runtime.mpc.mesh import DEALER, Link, Mesh, PeerStopped, party_name, read_exactly
 from pi_compiler.runtime.mpc.streams import Agreement, Stream
 
@@ -23,29 +24,6 @@ WIRE = 1
 
 _HELLO_BYTES = 1 << 14
 _RETRY = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a party listens."""
-
-    host: str
-    port: int
-
-    @staticmethod
-    def parse(text: str) -> Address:
-        """``host:port``.
-
-        Raises:
-            ParameterError: it is not.
-        """
-        host, _, port = text.strip().rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ParameterError(f"{text!r} is no address", hint="host:port, such as 192.0.2.1:7700")
-        return Address(host.strip("[]"), int(port))
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

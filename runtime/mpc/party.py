@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -13,89 +13,21 @@ import torch
 
 from pi_compiler.errors import ParameterError, PiError, ShapeMismatch
 from pi_compiler.ir.graph import FloatArray
-from pi_compiler.ir.mpc_program import DATA_PARTY, LINEAR, MODEL_PARTY, MpcProgram
+from pi_compiler.ir.mpc_program import DATA_PARTY, LINEAR, MODEL_PARTY
 from pi_compiler.ir.two_party import ELEMENT_BYTES, masked_weights, traffic
 from pi_compiler.runtime.mpc import library
 from pi_compiler.runtime.mpc.communicator import DealtProvider, DirectCommunicator
 from pi_compiler.runtime.mpc.engine import PartyEngine, Weights
 from pi_compiler.runtime.mpc.handout import digest, summary
+from pi_compiler.runtime.mpc.job import Job, PartyResult, Phase
 from pi_compiler.runtime.mpc.linear import linear, tensor
-from pi_compiler.runtime.mpc.meeting import Address, Meeting, Terms, meet
+from pi_compiler.runtime.mpc.meeting import Meeting, Terms, meet
 from pi_compiler.runtime.mpc.mesh import DEALER, Mesh, party_name
 from pi_compiler.runtime.mpc.streams import Stream, fresh_stream
 from pi_compiler.runtime.mpc.tuples import DEALT, MASK, Dealer, Hand, weight_mask
 from pi_compiler.runtime.mpc.walk import LayerCost, MpcTrace, Progress, Traffic, execute
 
 _READY = bytes(ELEMENT_BYTES)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """What a party is to do.
-
-    Attributes:
-        rank: 0 model owner, 1 data owner, 2 dealer.
-        program: with private constants at the model's owner, blank ones elsewhere.
-        peers: where parties 0 and 1 listen, as this party sees it.
-        inputs: at the data owner, per input (N, *shape) of its INPUT instruction; None elsewhere.
-        dealer: whether a third party deals; else the model's owner does, and nothing is private from it.
-        timeout: seconds to wait for another party.
-        threads: of this process.
-    """
-
-    rank: int
-    program: MpcProgram
-    peers: Sequence[Address]
-    inputs: Mapping[str, FloatArray] | None = None
-    dealer: bool = True
-    timeout: float = 60.0
-    threads: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """Seconds and traffic of a stretch of a run, as one party saw it.
-
-    Attributes:
-        seconds: wall time.
-        rounds: messages waited for one after the other.
-        sent: bytes sent to any party.
-        received: bytes received from any party.
-    """
-
-    seconds: float = 0.0
-    rounds: int = 0
-    sent: int = 0
-    received: int = 0
-
-    def __add__(self, other: Phase) -> Phase:
-        return Phase(
-            self.seconds + other.seconds,
-            self.rounds + other.rounds,
-            self.sent + other.sent,
-            self.received + other.received,
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PartyResult:
-    """What a party has at the end.
-
-    Attributes:
-        rank: whose.
-        outputs: at the data owner, per output (N, *shape); empty elsewhere.
-        setup: connecting aside, once per model: masked weights.
-        offline: dealing, all inputs.
-        online: all inputs.
-        trace: of the online phase, per layer, all inputs; None at the dealer.
-    """
-
-    rank: int
-    outputs: Mapping[str, FloatArray]
-    setup: Phase
-    offline: Phase
-    online: Phase
-    trace: MpcTrace | None
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from pi_compiler.errors import PiError
 from pi_compiler.runtime.mpc.handout import Arrays, pack_arrays, unpack_arrays, unpack_program
+from pi_compiler.runtime.mpc.job import Address, Job
 
 _SIZE = 8
 
@@ -61,8 +62,9 @@ def main() -> int:
 
 
 def _work(head: Any, arrays: Arrays, out: IO[bytes]) -> tuple[object, Arrays]:
-    from pi_compiler.runtime.mpc.meeting import Address
-    from pi_compiler.runtime.mpc.party import Job, run_party
+
+    # Only now: the launcher imports this module too, and needs neither torch nor CrypTen.
+    from pi_compiler.runtime.mpc.party import run_party
 
     job = Job(
         head["rank"],

@@ -19,7 +19,7 @@ from pi_compiler.ir.two_party import Traffic, kept_bits, levels, setup_bytes, tr
 from pi_compiler.runtime.mpc import library
 from pi_compiler.runtime.mpc.bitplanes import pack, to_planes, unpack
 from pi_compiler.runtime.mpc.handout import digest, pack_program, public_view, unpack_program
-from pi_compiler.runtime.mpc.party import PartyResult
+from pi_compiler.runtime.mpc.job import PartyResult
 from pi_compiler.runtime.mpc.sim import RingEngine
 from pi_compiler.runtime.mpc.streams import Agreement, Stream
 from pi_compiler.runtime.mpc.walk import execute
