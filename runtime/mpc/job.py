@@ -44,8 +44,9 @@ class Job:
         peers: where parties 0 and 1 listen, as this party sees it.
         inputs: at the data owner, per input (N, *shape) of its INPUT instruction; None elsewhere.
         dealer: whether a third party deals; else the model's owner does, and nothing is private from it.
-        timeout: seconds to wait for another party.
+        timeout: seconds to wait for another party's message.
         threads: of this process.
+        patience: seconds to wait until all parties are connected; None is ``timeout``.
     """
 
     rank: int
@@ -55,6 +56,7 @@ class Job:
     dealer: bool = True
     timeout: float = 60.0
     threads: int = 1
+    patience: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class PartyResult:
         offline: dealing, all inputs.
         online: all inputs.
         trace: of the online phase, per layer, all inputs; None at the dealer.
+        each: seconds of the online phase, per input; empty at the dealer.
     """
 
     rank: int
@@ -101,3 +104,4 @@ class PartyResult:
     offline: Phase
     online: Phase
     trace: MpcTrace | None
+    each: tuple[float, ...] = ()

@@ -30,6 +30,8 @@ from pi_compiler.runtime.mpc.mesh import DEALER, party_name
 from pi_compiler.runtime.mpc.walk import LayerCost, MpcTrace, Traffic
 from pi_compiler.runtime.mpc.worker import read_frame, write_frame
 
+_PATIENCE = 60.0
+"""Seconds that parties wait for each other to start, at least: importing takes long on a busy machine."""
 _GRACE = 10.0
 """Seconds beyond the time-out that a party gets to end by itself."""
 
@@ -67,7 +69,7 @@ class Plan:
     Attributes:
         parties: computing parties.
         dealer: whether a third party deals.
-        timeout: seconds that a party waits for another.
+        timeout: seconds that a party waits for another's message.
         threads: per process.
         link: an emulated network; None is the loopback interface.
         places: per rank where it runs; empty: here, on free ports.
@@ -101,6 +103,7 @@ class _Party:
     result: PartyResult | None = None
     error: Mapping[str, Any] | None = None
     reader: threading.Thread | None = None
+    met: bool = False
 
 
 @dataclass(slots=True)
@@ -117,6 +120,7 @@ class Parties:
     inputs: Mapping[str, FloatArray]
     plan: Plan = field(default_factory=Plan)
     met: threading.Event = field(default_factory=threading.Event)
+    """Set when all parties are connected."""
     _parties: list[_Party] = field(default_factory=list)
     _relay: subprocess.Popen[bytes] | None = None
     _ended: queue.Queue[int] = field(default_factory=queue.Queue)
@@ -202,6 +206,7 @@ class Parties:
             "dealer": self.plan.dealer,
             "timeout": self.plan.timeout,
             "threads": self.plan.threads,
+            "patience": max(_PATIENCE, self.plan.timeout),
         }
         return head, arrays
 
@@ -215,8 +220,10 @@ class Parties:
                     party.result = _result(head["result"], arrays)
                 elif "error" in head:
                     party.error = head["error"]
-                elif party.rank == MODEL_PARTY:
-                    self.met.set()
+                else:
+                    party.met = True
+                    if all(p.met for p in self._parties):
+                        self.met.set()
         except (PiError, OSError, ValueError, KeyError):
             party.error = party.error or {"type": "InternalError", "what": "its report is damaged"}
         party.process.wait()
@@ -239,11 +246,20 @@ class Parties:
             running.discard(rank)
             if self._parties[rank].result is None and deadline is None:
                 deadline = time.monotonic() + self.plan.timeout + _GRACE
+                self._warn(rank, running)
         self.close()
         results = [party.result for party in self._parties if party.result is not None]
         if len(results) < len(self._parties):
             raise _failure(self._parties, running)
         return results
+
+    def _warn(self, failed: int, running: set[int]) -> None:
+        """Tell parties that are not connected yet, and would wait in vain; the others notice by themselves."""
+        for party in (self._parties[rank] for rank in running):
+            if party.met or party.process.stdin is None:
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                write_frame(party.process.stdin, {"stop": f"{party_name(failed)} failed before all were connected"})
 
     def close(self) -> None:
         """End every process that is still there."""
@@ -270,7 +286,7 @@ def _result(head: Mapping[str, Any], arrays: Arrays) -> PartyResult:
     setup, offline, online = (Phase(*phase) for phase in head["phases"])
     layers = {name: LayerCost(seconds, Traffic(rounds, sent)) for name, seconds, rounds, sent in head["layers"]}
     trace = None if head["rank"] == DEALER else MpcTrace(layers)
-    return PartyResult(head["rank"], arrays, setup, offline, online, trace)
+    return PartyResult(head["rank"], arrays, setup, offline, online, trace, tuple(head["each"]))
 
 
 def _failure(parties: Sequence[_Party], stuck: set[int]) -> PiError:

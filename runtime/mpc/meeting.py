@@ -78,6 +78,7 @@ def meet(
     terms: Terms,
     *,
     timeout: float,
+    patience: float,
     listening: socket.socket | None = None,
 ) -> Meeting:
     """Connect to all other parties.
@@ -86,7 +87,8 @@ def meet(
         rank: this party.
         peers: addresses of parties 0 and 1; the dealer only connects.
         terms: what this party takes the run to be.
-        timeout: seconds to wait for the others, and for every message later.
+        timeout: seconds to wait for every message later.
+        patience: seconds to wait for the others now.
         listening: a socket that listens already; default is made from ``peers``.
 
     Raises:
@@ -98,17 +100,17 @@ def meet(
     agreement = Agreement()
     hello = _hello(rank, terms, agreement)
     server = listening if listening is not None or not above else listen(peers[rank])
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + patience
     lines: dict[tuple[int, str], socket.socket] = {}
     heard: dict[int, dict[str, object]] = {}
     try:
         for peer in below:
             for kind in ("data", "control"):
-                lines[peer, kind] = _dial(peer, peers[peer], deadline, timeout)
+                lines[peer, kind] = _dial(peer, peers[peer], deadline, patience)
                 _say(lines[peer, kind], {**hello, "line": kind})
-            heard[peer] = _hear(lines[peer, "data"], peer, deadline, timeout)
+            heard[peer] = _hear(lines[peer, "data"], peer, deadline, patience)
         if server is not None:
-            _accept(server, set(above), hello, lines, heard, deadline, timeout)
+            _accept(server, set(above), hello, lines, heard, deadline, patience)
     except BaseException:
         for line in lines.values():
             line.close()

@@ -41,11 +41,12 @@ class _Clock:
     def begin(self) -> None:
         self._start = self._now()
 
-    def end(self, phase: str) -> None:
+    def end(self, phase: str) -> Phase:
         now = self._now()
         spent = Phase(now[0] - self._start[0], *(int(b - a) for a, b in zip(self._start[1:], now[1:], strict=True)))
         self.phases[phase] = self.phases.get(phase, Phase()) + spent
         self._start = now
+        return spent
 
     def _now(self) -> tuple[float, int, int, int]:
         links = self.mesh.links.values()
@@ -78,7 +79,8 @@ def run_party(
     library.load()
     samples = len(next(iter(inputs.values()))) if inputs else 0
     terms = Terms(digest(job.program), summary(job.program), job.dealer, samples)
-    meeting = meet(job.rank, job.peers, terms, timeout=job.timeout, listening=listening)
+    patience = job.timeout if job.patience is None else job.patience
+    meeting = meet(job.rank, job.peers, terms, timeout=job.timeout, patience=patience, listening=listening)
     try:
         if met is not None:
             met()
@@ -161,21 +163,21 @@ class _Computing:
         clock.end("setup")
         answers: dict[str, list[FloatArray]] = {name: [] for name in self.job.program.outputs}
         layers: dict[str, LayerCost] = {}
+        each: list[float] = []
         for run in range(self.samples):
             engine = self._offline(run)
             clock.end("offline")
             given = {name: None if self.model else self.inputs[name][run : run + 1] for name in self.job.program.inputs}
             found, trace = execute(self.job.program, engine, given, progress=self.progress)
-            clock.end("online")
+            each.append(clock.end("online").seconds)
             layers = {n: layers.get(n, LayerCost(0.0, Traffic())) + cost for n, cost in trace.layers.items()}
             for name, values in found.items():
                 if values is not None:
                     answers[name].append(values)
         outputs = {name: np.concatenate(values) for name, values in answers.items() if values}
         phases = clock.phases
-        return PartyResult(
-            self.job.rank, outputs, phases["setup"], phases["offline"], phases["online"], MpcTrace(layers)
-        )
+        found = (phases["setup"], phases["offline"], phases["online"])
+        return PartyResult(self.job.rank, outputs, *found, MpcTrace(layers), tuple(each))
 
     def _set_up(self) -> None:
         """The model's owner opens its weights, masked; the data owner tells the dealer how many inputs there are."""

@@ -47,7 +47,7 @@ def main() -> int:
     job = read_frame(sys.stdin.buffer)
     if job is None:
         return 1
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_obey, args=(out,), daemon=True).start()
     try:
         head, arrays = _work(*job, out)
         write_frame(out, head, arrays)
@@ -74,6 +74,7 @@ def _work(head: Any, arrays: Arrays, out: IO[bytes]) -> tuple[object, Arrays]:
         head["dealer"],
         head["timeout"],
         head["threads"],
+        head["patience"],
     )
     listening = socket.socket(fileno=head["listening"]) if head["listening"] is not None else None
     done = run_party(job, listening=listening, met=lambda: write_frame(out, {"event": "met"}))
@@ -82,6 +83,7 @@ def _work(head: Any, arrays: Arrays, out: IO[bytes]) -> tuple[object, Arrays]:
         "result": {
             "rank": done.rank,
             "phases": [astuple(p) for p in (done.setup, done.offline, done.online)],
+            "each": done.each,
             "layers": [[n, c.seconds, c.traffic.rounds, c.traffic.bytes_sent] for n, c in layers.items()],
         }
     }
@@ -110,9 +112,12 @@ def _place(error: Exception) -> str:
     return "?" if trace is None else f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
 
 
-def _end_with_parent() -> None:
-    while sys.stdin.buffer.read(1 << 16):
-        pass
+def _obey(out: IO[bytes]) -> None:
+    """End with whoever started this process, or when told that another party is gone before all were connected."""
+    told = read_frame(sys.stdin.buffer)
+    if told is not None:
+        head, _ = told
+        write_frame(out, {"error": {"type": "ExecutionError", "what": str(head["stop"]), "peer": True}})
     os._exit(1)
 
 
