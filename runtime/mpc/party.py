@@ -176,8 +176,8 @@ class _Computing:
                     answers[name].append(values)
         outputs = {name: np.concatenate(values) for name, values in answers.items() if values}
         phases = clock.phases
-        found = (phases["setup"], phases["offline"], phases["online"])
-        return PartyResult(self.job.rank, outputs, *found, MpcTrace(layers), tuple(each))
+        done = (phases["setup"], phases["offline"], phases["online"])
+        return PartyResult(self.job.rank, outputs, *done, MpcTrace(layers), tuple(each))
 
     def _set_up(self) -> None:
         """The model's owner opens its weights, masked; the data owner tells the dealer how many inputs there are."""
