@@ -4,7 +4,7 @@ Each namespace has a TUN device; this process carries packets from one to the ot
 root, ``ip`` and ``/dev/net/tun``, but no ``netem`` in the kernel. What runs without root is
 ``pi_compiler.runtime.mpc.relay``, a proxy for TCP connections.
 
-    python bench/namespaces.py RTT_MS MBIT     # until it is interrupted; prints "ready"
+    python bench/namespaces.py RTT_MS MBIT     # until it is interrupted or its input ends; prints "ready"
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def between(rtt: float, rate: float) -> Iterator[None]:
         rate: bits per second in each direction.
     """
     command = [sys.executable, __file__, repr(1e3 * rtt), repr(rate / 1e6)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as relay:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as relay:
         try:
             if relay.stdout is None or relay.stdout.readline().strip() != "ready":
                 raise RuntimeError("the namespaces could not be made")
@@ -96,7 +96,7 @@ def _device(side: int) -> int:
 
 
 def _carry(handles: list[int], latency: float, rate: float) -> None:
-    """Forever: what one device sends comes out of the other."""
+    """What one device sends comes out of the other, until standard input closes."""
     ways = (_Way(), _Way())
     while True:
         now = time.perf_counter()
@@ -108,8 +108,10 @@ def _carry(handles: list[int], latency: float, rate: float) -> None:
                     os.write(handles[1 - side], packet)
             if way.packets:
                 wait = min(wait, max(0.0, way.packets[0][0] - now))
-        readable, _, _ = select.select(handles, [], [], wait)
-        for handle in readable:
+        readable, _, _ = select.select([*handles, sys.stdin], [], [], wait)
+        if sys.stdin in readable and not sys.stdin.buffer.read1(1):
+            return
+        for handle in (h for h in readable if h in handles):
             _take(handle, ways[handles.index(handle)], latency, rate)
 
 
