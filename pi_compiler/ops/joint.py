@@ -14,7 +14,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
-from pi_compiler.ir.graph import Attr, FloatArray, Node, Shape
+from pi_compiler.ir.graph import Attr, FloatArray, IntArray, Node, Shape
 from pi_compiler.ops import elementwise, linear, shaping
 from pi_compiler.ops.convolution import Windows
 from pi_compiler.ops.linear import affine, alike
@@ -184,10 +184,25 @@ def _read_add(call: Call) -> Node:
 # InnerSoftmax: axis, mask (0 hides) or none; method and fits once they are chosen. InnerArgMax: axis.
 
 
+def visible(node: Node) -> IntArray | None:
+    """Where each place looks along a softmax's axis: at itself, or at the first open place if it is masked."""
+    mask = optional_array(node, "mask")
+    if mask is None:
+        return None
+    axis = integer(node, "axis")
+    shape = [1] * len(node.shape)
+    shape[axis] = node.shape[axis]
+    own = np.broadcast_to(np.arange(node.shape[axis]).reshape(shape), node.shape)
+    opened = np.broadcast_to(mask, node.shape) > 0.0
+    return np.where(opened, own, opened.argmax(axis=axis, keepdims=True))
+
+
 def softmax_weights(node: Node, x: FloatArray) -> tuple[FloatArray, FloatArray]:
     """What is normalized, and its sum plus ``extra``."""
     axis, method = integer(node, "axis") + 1, node.attrs.get("method", "max-exp")
     mask = optional_array(node, "mask")
+    if (seen := visible(node)) is not None:
+        x = np.take_along_axis(x, seen[None], axis)
     if method == "max-exp":
         weights = _given(node, "exponential", np.exp)(x - x.max(axis=axis, keepdims=True))
     elif method == "2quad":

@@ -24,7 +24,7 @@ from pi_compiler.cost_mpc import MpcPrices, Network, network_of, total_cost
 from pi_compiler.ir.graph import FloatArray, Node
 from pi_compiler.ir.mpc_program import MpcPort
 from pi_compiler.ops import OPS
-from pi_compiler.ops.joint import centered, softmax_weights
+from pi_compiler.ops.joint import centered, softmax_weights, visible
 from pi_compiler.ops.op import integer
 from pi_compiler.options import Activation
 from pi_compiler.passes.approximate import Walk, check_names, choose, domain_of, goal_of
@@ -33,7 +33,7 @@ from pi_compiler.passes.compilation import Compilation, Kept, Range, Ranges, Rep
 from pi_compiler.passes.expand import expand
 from pi_compiler.passes.mpc.build import Builder
 from pi_compiler.passes.mpc.functions import function
-from pi_compiler.passes.mpc.share import exact_pieces
+from pi_compiler.passes.mpc.share import RELU, exact_pieces
 
 _PIECE_DEGREES = (1, 2, 3, 4)
 _LARGEST_DEGREE = 31
@@ -155,14 +155,16 @@ class _Protect(Walk):
         axis = integer(node, "axis") + 1
         margin = self.options.margin
         if method == "max-exp":
-            width = margin * float((x.max(axis=axis, keepdims=True) - x).max())
+            seen = visible(node)
+            open_ = x if seen is None else np.take_along_axis(x, seen[None], axis)
+            width = margin * float((open_.max(axis=axis, keepdims=True) - open_).max())
             e = exponential.smallest((-max(width, 1.0), 0.0), self.options.activation_error / 4)
             attrs["exponential"] = e.approx
             self.fits.append(Replacement(node.origin, node.op, node.size, e))
         elif method == "2quad":
             attrs["shift"] = 5.0
         elif method == "2relu":
-            attrs["shift"], extra = 1e-2 / node.shape[axis - 1], 0.0
+            attrs["shift"], attrs["rectifier"] = 1e-2 / node.shape[axis - 1], RELU
         else:
             attrs["squarings"], extra = 2, 1e-3
         attrs["extra"] = extra
