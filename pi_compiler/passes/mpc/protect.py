@@ -52,7 +52,7 @@ def protect(c: Compilation) -> Compilation:
     nodes = [n for n in c.graph.nodes() if n.op != "Input" and _nonlinear(n)]
     check_names(nodes, c.options)
     prices = Compilation.require(c.mpc_prices, "protect", "prepare")
-    walk = _Protect(c, prices)
+    walk = Protect(c, prices)
     replaced = walk.run()
     seen = Compilation.require(c.ranges, "protect", "calibrate")
     ranges = Ranges({**seen.by_node, **walk.ranges})
@@ -63,11 +63,17 @@ def _nonlinear(node: Node) -> bool:
     return OPS[node.op].kind == "nonlinear"
 
 
-class _Protect(Walk):
-    """The forward pass."""
+class Protect(Walk):
+    """The forward pass.
 
-    def __init__(self, c: Compilation, prices: MpcPrices) -> None:
-        super().__init__(c, every_range=True)
+    Args:
+        c: the record, calibrated.
+        prices: of the plan's protocol.
+        lean: keep no ranges but those that fits need.
+    """
+
+    def __init__(self, c: Compilation, prices: MpcPrices, *, lean: bool = False) -> None:
+        super().__init__(c, every_range=not lean)
         self.prices = prices
         self.network = network_of(c.options.network)
         self.exact: list[Kept] = []
