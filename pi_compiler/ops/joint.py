@@ -100,7 +100,7 @@ def _read_max(call: Call) -> Node:
     return affine(Node("Maximum", flipped, operands[0].shape, {}, call.name), -1.0, 0.0, call.name)
 
 
-# Less: 1 where x < y, or x < bound with one operand.
+# IsLess: 1 where x < y, or x < bound with one operand.
 
 
 def _less(node: Node, arrays: Arrays) -> FloatArray:
@@ -117,17 +117,17 @@ def _read_comparison(call: Call) -> Node:
         a, b = b, a
     if isinstance(a, Node) and isinstance(b, Node):
         operands = alike((a, b), call.name)
-        bit = Node("Less", operands, operands[0].shape, {}, call.name)
+        bit = Node("IsLess", operands, operands[0].shape, {}, call.name)
     elif isinstance(a, Node):
         bound = np.asarray(b, np.float64)
         x = expand(a, bound.shape, call.name)
-        bit = Node("Less", (x,), x.shape, {"bound": bound}, call.name)
+        bit = Node("IsLess", (x,), x.shape, {"bound": bound}, call.name)
     else:
         b = cast(Node, b)
         bound = np.asarray(a, np.float64)
         x = expand(b, bound.shape, call.name)
         # c < x is -x < -c.
-        bit = Node("Less", (affine(x, -1.0, 0.0, call.name),), x.shape, {"bound": -bound}, call.name)
+        bit = Node("IsLess", (affine(x, -1.0, 0.0, call.name),), x.shape, {"bound": -bound}, call.name)
     return bit if strict else affine(bit, -1.0, 1.0, call.name)
 
 
@@ -322,7 +322,7 @@ OPS = (
     Op("MaxPool", "joint", _max_pool),
     Op("ReduceMax", "joint", _reduce_max),
     Op("Maximum", "joint", _maximum),
-    Op("Less", "joint", _less),
+    Op("IsLess", "joint", _less),
     Op("InnerSoftmax", "joint", _softmax),
     Op("InnerArgMax", "joint", _arg_max),
     Op("LayerNorm", "joint", _layer_norm),

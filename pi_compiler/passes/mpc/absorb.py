@@ -1,8 +1,11 @@
-"""Absorb: a scale and a shift behind a linear layer go into that layer's weights and bias.
+"""Absorb: a scale and a shift behind a linear layer go into it; layers of one operand become one layer.
 
 What stands before a linear layer is taken in while lowering (``linear``); this is the other direction. Batch
 normalization after a convolution would otherwise be a product with secret numbers of its own, one round and
 as many bytes as the convolution itself, wherever a comparison follows. A value that others read too stays.
+
+Layers that multiply the same value, such as queries, keys and values of an attention head, are joined: the
+mask of the operand is sent once, in one round.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from pi_compiler.ir.graph import FloatArray, Graph, Node
+from pi_compiler.ir.graph import Attr, FloatArray, Graph, Node
 from pi_compiler.ops.op import array, optional_array
+from pi_compiler.ops.shaping import slices
 from pi_compiler.passes.mpc.linear import along
 
 _AXIS = {"Conv": 1, "Gemm": -1}
@@ -37,6 +41,39 @@ def absorb(graph: Graph) -> Graph:
         if not change:
             return graph
         graph = graph.rewrite(change)
+
+
+def join(graph: Graph) -> Graph:
+    """The graph with the matrix products of one operand side by side in one."""
+    while True:
+        groups: dict[int, list[Node]] = {}
+        for node in graph.nodes():
+            if node.op == "Gemm":
+                groups.setdefault(id(node.inputs[0]), []).append(node)
+        several = next((layers for layers in groups.values() if len(layers) > 1), None)
+        if several is None:
+            return graph
+        # One group at a time: what is new may only read what this rewriting leaves alone.
+        graph = graph.rewrite(_side_by_side(several))
+
+
+def _side_by_side(layers: list[Node]) -> dict[Node, Node]:
+    sizes = [node.shape[-1] for node in layers]
+    weight = np.concatenate([array(node, "weight") for node in layers], axis=1)
+    biases = [optional_array(node, "bias") for node in layers]
+    attrs: dict[str, Attr] = {"weight": weight}
+    if any(b is not None for b in biases):
+        attrs["bias"] = np.concatenate([np.zeros(n) if b is None else b for n, b in zip(sizes, biases, strict=True)])
+    first = layers[0]
+    shape = (*first.shape[:-1], sum(sizes))
+    origin = " + ".join(node.origin for node in layers)
+    whole = Node("Gemm", first.inputs, shape, attrs, origin)
+    change, start = {}, 0
+    for node, size in zip(layers, sizes, strict=True):
+        ranges = [range(n) for n in shape[:-1]] + [range(start, start + size)]
+        change[node] = slices(whole, ranges, node.origin)
+        start += size
+    return change
 
 
 def _merged(affine: Node, layer: Node) -> Node | None:

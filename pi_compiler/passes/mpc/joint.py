@@ -273,7 +273,7 @@ JOINT: dict[str, Callable[[Builder, Node, Sequence[int], Deal], Lazy]] = {
     "LayerNorm": _layer_norm,
     "Dot": _dot,
     "Embedding": _embedding,
-    "Less": _less,
+    "IsLess": _less,
     "Maximum": _maximum,
 }
 """Operators that are neither linear nor functions of one element."""

@@ -55,7 +55,8 @@ def trade(c: Compilation) -> Compilation:
     needed = _needed(c, offers, latency)
     if needed > allowed:
         raise BudgetError(
-            f"max_latency {latency:g} s needs {needed} layers to be squares, max_accuracy_drop {drop:g} allows {allowed}",
+            f"max_latency {latency:g} s needs {needed} layers to be squares",
+            f"max_accuracy_drop {drop:g} allows {allowed}",
             hint="retraining with fewer ReLUs, or a larger budget",
         )
     return _with(c, offers, needed)
