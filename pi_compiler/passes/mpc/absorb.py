@@ -1,4 +1,6 @@
-"""Absorb: a scale and a shift behind a linear layer go into it; layers of one operand become one layer.
+"""Absorb: rewritings that leave a network's meaning alone and make it cheaper on shares.
+
+A scale and a shift behind a linear layer go into it; layers of one operand become one; maxima come first.
 
 What stands before a linear layer is taken in while lowering (``linear``); this is the other direction. Batch
 normalization after a convolution would otherwise be a product with secret numbers of its own, one round and
@@ -6,6 +8,9 @@ as many bytes as the convolution itself, wherever a comparison follows. A value 
 
 Layers that multiply the same value, such as queries, keys and values of an attention head, are joined: the
 mask of the operand is sent once, in one round.
+
+A maximum commutes with a ReLU and needs no comparison with zero before it: pooled first, a quarter of the
+elements is left to compare.
 """
 
 from __future__ import annotations
@@ -41,6 +46,32 @@ def absorb(graph: Graph) -> Graph:
         if not change:
             return graph
         graph = graph.rewrite(change)
+
+
+def pool_first(graph: Graph) -> Graph:
+    """The graph with every ReLU that only a maximum reads behind that maximum."""
+    while True:
+        readers: dict[int, list[Node]] = {id(n): [] for n in graph.nodes()}
+        for node in graph.nodes():
+            for operand in node.inputs:
+                readers[id(operand)].append(node)
+        outputs = {id(n) for n in graph.outputs}
+        swap = next(
+            (
+                n
+                for n in graph.nodes()
+                if n.op in ("MaxPool", "ReduceMax")
+                and n.inputs[0].op == "Relu"
+                and len(readers[id(n.inputs[0])]) == 1
+                and id(n.inputs[0]) not in outputs
+            ),
+            None,
+        )
+        if swap is None:
+            return graph
+        relu = swap.inputs[0]
+        pooled = replace(swap, inputs=relu.inputs)
+        graph = graph.rewrite({swap: replace(relu, inputs=(pooled,), shape=swap.shape)})
 
 
 def join(graph: Graph) -> Graph:

@@ -39,6 +39,7 @@ _PIECE_DEGREES = (1, 2, 3, 4)
 _LARGEST_DEGREE = 31
 _SEEDS = (1, 2, 4, 8)
 _RELATIVE = 2.0**-11  # of reciprocals and inverse roots: a few units of 16 fractional bits
+_GROWTH = 2.0  # what a polynomial may reach at one and a half times its interval, relative to its function
 _POLYNOMIALS = ("Poly", "Square", "Pow")
 
 
@@ -131,7 +132,7 @@ class Protect(Walk):
         for make in _candidates(goal, domain, tolerance, density, held_out):
             try:
                 fit = make()
-                if fit.converged and fit.certificate.max_error <= tolerance * (1 + 1e-9):
+                if fit.converged and fit.certificate.max_error <= tolerance * (1 + 1e-9) and _tame(fit, goal, domain):
                     found.append((price(fit.approx, size, self.prices, self.network), fit))
                 else:
                     message = message or fit.message
@@ -193,6 +194,16 @@ class Protect(Walk):
         fit = inverse_root(low, max(high, 1.01 * low))
         self.fits.append(Replacement(node.origin, node.op, variance[0].size, fit))
         return replace(node, attrs={**node.attrs, "inverse": fit.approx})
+
+
+def _tame(fit: Fit, goal: Target, domain: tuple[float, float]) -> bool:
+    """Whether a value a little outside of the interval does no harm: polynomials of high degree explode there."""
+    if not isinstance(fit.approx, Poly) or fit.approx.degree <= 2:
+        return True
+    center, half = (domain[0] + domain[1]) / 2, (domain[1] - domain[0]) / 2
+    with np.errstate(all="ignore"):
+        reach = np.abs(goal(np.linspace(center - 1.5 * half, center + 1.5 * half, 65)))
+    return fit.certificate.growth <= _GROWTH * float(np.nanmax(np.where(np.isfinite(reach), reach, np.nan)))
 
 
 def _symmetric(domain: tuple[float, float]) -> tuple[float, float]:
