@@ -15,6 +15,7 @@ from pi_compiler.passes.fold import fold
 from pi_compiler.passes.lower import lower
 from pi_compiler.passes.mpc.encode import encode
 from pi_compiler.passes.mpc.protect import protect
+from pi_compiler.passes.mpc.trade import trade
 from pi_compiler.passes.recognize import recognize
 from pi_compiler.passes.schedule import schedule
 
@@ -38,6 +39,7 @@ CKKS: tuple[tuple[str, Pass], ...] = (
 MPC: tuple[tuple[str, Pass], ...] = (
     ("recognize", recognize),
     ("calibrate", calibrate),
+    ("trade", trade),
     ("protect", protect),
     ("encode", encode),
 )

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
-from pi_compiler.ir.graph import Attr, FloatArray, Node, Shape
+from pi_compiler.ir.graph import Attr, FloatArray, IntArray, Node, Shape
 from pi_compiler.ops import elementwise, linear, shaping
 from pi_compiler.ops.convolution import Windows
 from pi_compiler.ops.linear import affine, alike
@@ -100,7 +100,7 @@ def _read_max(call: Call) -> Node:
     return affine(Node("Maximum", flipped, operands[0].shape, {}, call.name), -1.0, 0.0, call.name)
 
 
-# Less: 1 where x < y, or x < bound with one operand.
+# IsLess: 1 where x < y, or x < bound with one operand.
 
 
 def _less(node: Node, arrays: Arrays) -> FloatArray:
@@ -117,17 +117,17 @@ def _read_comparison(call: Call) -> Node:
         a, b = b, a
     if isinstance(a, Node) and isinstance(b, Node):
         operands = alike((a, b), call.name)
-        bit = Node("Less", operands, operands[0].shape, {}, call.name)
+        bit = Node("IsLess", operands, operands[0].shape, {}, call.name)
     elif isinstance(a, Node):
         bound = np.asarray(b, np.float64)
         x = expand(a, bound.shape, call.name)
-        bit = Node("Less", (x,), x.shape, {"bound": bound}, call.name)
+        bit = Node("IsLess", (x,), x.shape, {"bound": bound}, call.name)
     else:
         b = cast(Node, b)
         bound = np.asarray(a, np.float64)
         x = expand(b, bound.shape, call.name)
         # c < x is -x < -c.
-        bit = Node("Less", (affine(x, -1.0, 0.0, call.name),), x.shape, {"bound": -bound}, call.name)
+        bit = Node("IsLess", (affine(x, -1.0, 0.0, call.name),), x.shape, {"bound": -bound}, call.name)
     return bit if strict else affine(bit, -1.0, 1.0, call.name)
 
 
@@ -184,10 +184,25 @@ def _read_add(call: Call) -> Node:
 # InnerSoftmax: axis, mask (0 hides) or none; method and fits once they are chosen. InnerArgMax: axis.
 
 
+def visible(node: Node) -> IntArray | None:
+    """Where each place looks along a softmax's axis: at itself, or at the first open place if it is masked."""
+    mask = optional_array(node, "mask")
+    if mask is None:
+        return None
+    axis = integer(node, "axis")
+    shape = [1] * len(node.shape)
+    shape[axis] = node.shape[axis]
+    own = np.broadcast_to(np.arange(node.shape[axis]).reshape(shape), node.shape)
+    opened = np.broadcast_to(mask, node.shape) > 0.0
+    return np.where(opened, own, opened.argmax(axis=axis, keepdims=True))
+
+
 def softmax_weights(node: Node, x: FloatArray) -> tuple[FloatArray, FloatArray]:
     """What is normalized, and its sum plus ``extra``."""
     axis, method = integer(node, "axis") + 1, node.attrs.get("method", "max-exp")
     mask = optional_array(node, "mask")
+    if (seen := visible(node)) is not None:
+        x = np.take_along_axis(x, seen[None], axis)
     if method == "max-exp":
         weights = _given(node, "exponential", np.exp)(x - x.max(axis=axis, keepdims=True))
     elif method == "2quad":
@@ -307,7 +322,7 @@ OPS = (
     Op("MaxPool", "joint", _max_pool),
     Op("ReduceMax", "joint", _reduce_max),
     Op("Maximum", "joint", _maximum),
-    Op("Less", "joint", _less),
+    Op("IsLess", "joint", _less),
     Op("InnerSoftmax", "joint", _softmax),
     Op("InnerArgMax", "joint", _arg_max),
     Op("LayerNorm", "joint", _layer_norm),

@@ -21,6 +21,7 @@ from pi_compiler.ir.mpc_program import MpcOp, MpcProgram, check
 from pi_compiler.ir.protocols import protocol_of
 from pi_compiler.passes.calibrate import thin
 from pi_compiler.passes.compilation import Compilation, MpcRanges, Precision
+from pi_compiler.passes.mpc.absorb import absorb, join, pool_first
 from pi_compiler.passes.mpc.joint import Deal
 from pi_compiler.passes.mpc.share import share
 
@@ -37,7 +38,7 @@ def encode(c: Compilation) -> Compilation:
         BudgetError: values do not fit, or too many truncations would wrap around.
         UnsupportedOperator: naming every node that cannot be lowered.
     """
-    graph = Compilation.require(c.replaced, "encode", "protect")
+    graph = join(pool_first(absorb(Compilation.require(c.replaced, "encode", "protect"))))
     protocol, options = protocol_of(c.options.protocol), c.options
     frac = options.frac_bits or protocol.frac
     samples = {name: thin(x)[:_SAMPLES] for name, x in c.calibration.items()}

@@ -12,17 +12,19 @@ from math import prod
 
 import numpy as np
 
-from pi_compiler.approx.poly import Formula
+from pi_compiler.approx.poly import Approximant, Formula
 from pi_compiler.cost_mpc import MpcCost, MpcPrices, Network, total_cost
 from pi_compiler.errors import InternalError
 from pi_compiler.ir.graph import Node
 from pi_compiler.ir.mpc_program import MpcOp, MpcPort
 from pi_compiler.ops.convolution import Windows
+from pi_compiler.ops.joint import visible
 from pi_compiler.ops.op import array, integer, ints, number, optional_array
 from pi_compiler.passes.mpc.build import Builder
 from pi_compiler.passes.mpc.functions import Lazy, formula, function
 
 _RADICES = (2, 4, 8, 16, 32)
+_FEW, _MANY = 64, 512  # tree nodes that prices are taken from; whole words of bits
 
 
 def joint(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Lazy:
@@ -162,9 +164,9 @@ class Deal:
     def node(self, radix: int, count: int) -> float:
         """Seconds of so many tree nodes of a radix side by side."""
         if radix not in self._each:
-            small, large = (self.network.seconds(self._cost(radix, m)) for m in (64, 4096))
-            each = (large - small) / (4096 - 64)
-            self._each[radix] = (max(0.0, small - 64 * each), each)
+            small, large = (self.network.seconds(self._cost(radix, m)) for m in (_FEW, _MANY))
+            each = (large - small) / (_MANY - _FEW)
+            self._each[radix] = (max(0.0, small - _FEW * each), each)
         fixed, each = self._each[radix]
         return fixed + count * each
 
@@ -181,7 +183,12 @@ def _softmax(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Laz
     """Attention weights along an axis; ``method`` and fits were chosen when the node was replaced."""
     axis, shape = integer(node, "axis"), node.shape
     order = np.moveaxis(np.arange(prod(shape)).reshape(shape), axis, 0).reshape(shape[axis], -1)
-    rows = b.gather(operands, order, order.shape)
+    seen = visible(node)
+    looked = order
+    if seen is not None:
+        places = np.take_along_axis(np.arange(prod(shape)).reshape(shape), seen, axis)
+        looked = np.moveaxis(places, axis, 0).reshape(order.shape)
+    rows = b.gather(operands, looked, order.shape)
     method = node.attrs["method"]
     if method == "max-exp":
         top = b.reshape(maximum(b, rows, deal), (1, order.shape[1]))
@@ -206,8 +213,11 @@ def _softmax(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Laz
     return Lazy(b.gather((b.mul(weights, inverse),), back, shape))
 
 
-def _fit(node: Node, name: str):  # type: ignore[no-untyped-def]
-    return node.attrs[name]
+def _fit(node: Node, name: str) -> Approximant:
+    found = node.attrs[name]
+    if not isinstance(found, Approximant):
+        raise InternalError(f"{node!r} has no fit {name!r}")
+    return found
 
 
 def _formula(node: Node, name: str) -> Formula:
@@ -263,7 +273,7 @@ JOINT: dict[str, Callable[[Builder, Node, Sequence[int], Deal], Lazy]] = {
     "LayerNorm": _layer_norm,
     "Dot": _dot,
     "Embedding": _embedding,
-    "Less": _less,
+    "IsLess": _less,
     "Maximum": _maximum,
 }
 """Operators that are neither linear nor functions of one element."""

@@ -24,7 +24,7 @@ from pi_compiler.cost_mpc import MpcPrices, Network, network_of, total_cost
 from pi_compiler.ir.graph import FloatArray, Node
 from pi_compiler.ir.mpc_program import MpcPort
 from pi_compiler.ops import OPS
-from pi_compiler.ops.joint import centered, softmax_weights
+from pi_compiler.ops.joint import centered, softmax_weights, visible
 from pi_compiler.ops.op import integer
 from pi_compiler.options import Activation
 from pi_compiler.passes.approximate import Walk, check_names, choose, domain_of, goal_of
@@ -33,12 +33,13 @@ from pi_compiler.passes.compilation import Compilation, Kept, Range, Ranges, Rep
 from pi_compiler.passes.expand import expand
 from pi_compiler.passes.mpc.build import Builder
 from pi_compiler.passes.mpc.functions import function
-from pi_compiler.passes.mpc.share import exact_pieces
+from pi_compiler.passes.mpc.share import RELU, exact_pieces
 
 _PIECE_DEGREES = (1, 2, 3, 4)
 _LARGEST_DEGREE = 31
 _SEEDS = (1, 2, 4, 8)
 _RELATIVE = 2.0**-11  # of reciprocals and inverse roots: a few units of 16 fractional bits
+_GROWTH = 2.0  # what a polynomial may reach at one and a half times its interval, relative to its function
 _POLYNOMIALS = ("Poly", "Square", "Pow")
 
 
@@ -52,7 +53,7 @@ def protect(c: Compilation) -> Compilation:
     nodes = [n for n in c.graph.nodes() if n.op != "Input" and _nonlinear(n)]
     check_names(nodes, c.options)
     prices = Compilation.require(c.mpc_prices, "protect", "prepare")
-    walk = _Protect(c, prices)
+    walk = Protect(c, prices)
     replaced = walk.run()
     seen = Compilation.require(c.ranges, "protect", "calibrate")
     ranges = Ranges({**seen.by_node, **walk.ranges})
@@ -63,11 +64,17 @@ def _nonlinear(node: Node) -> bool:
     return OPS[node.op].kind == "nonlinear"
 
 
-class _Protect(Walk):
-    """The forward pass."""
+class Protect(Walk):
+    """The forward pass.
 
-    def __init__(self, c: Compilation, prices: MpcPrices) -> None:
-        super().__init__(c, every_range=True)
+    Args:
+        c: the record, calibrated.
+        prices: of the plan's protocol.
+        lean: keep no ranges but those that fits need.
+    """
+
+    def __init__(self, c: Compilation, prices: MpcPrices, *, lean: bool = False) -> None:
+        super().__init__(c, every_range=not lean)
         self.prices = prices
         self.network = network_of(c.options.network)
         self.exact: list[Kept] = []
@@ -125,7 +132,7 @@ class _Protect(Walk):
         for make in _candidates(goal, domain, tolerance, density, held_out):
             try:
                 fit = make()
-                if fit.converged and fit.certificate.max_error <= tolerance * (1 + 1e-9):
+                if fit.converged and fit.certificate.max_error <= tolerance * (1 + 1e-9) and _tame(fit, goal, domain):
                     found.append((price(fit.approx, size, self.prices, self.network), fit))
                 else:
                     message = message or fit.message
@@ -155,14 +162,16 @@ class _Protect(Walk):
         axis = integer(node, "axis") + 1
         margin = self.options.margin
         if method == "max-exp":
-            width = margin * float((x.max(axis=axis, keepdims=True) - x).max())
+            seen = visible(node)
+            open_ = x if seen is None else np.take_along_axis(x, seen[None], axis)
+            width = margin * float((open_.max(axis=axis, keepdims=True) - open_).max())
             e = exponential.smallest((-max(width, 1.0), 0.0), self.options.activation_error / 4)
             attrs["exponential"] = e.approx
             self.fits.append(Replacement(node.origin, node.op, node.size, e))
         elif method == "2quad":
             attrs["shift"] = 5.0
         elif method == "2relu":
-            attrs["shift"], extra = 1e-2 / node.shape[axis - 1], 0.0
+            attrs["shift"], attrs["rectifier"] = 1e-2 / node.shape[axis - 1], RELU
         else:
             attrs["squarings"], extra = 2, 1e-3
         attrs["extra"] = extra
@@ -185,6 +194,16 @@ class _Protect(Walk):
         fit = inverse_root(low, max(high, 1.01 * low))
         self.fits.append(Replacement(node.origin, node.op, variance[0].size, fit))
         return replace(node, attrs={**node.attrs, "inverse": fit.approx})
+
+
+def _tame(fit: Fit, goal: Target, domain: tuple[float, float]) -> bool:
+    """Whether a value a little outside of the interval does no harm: polynomials of high degree explode there."""
+    if not isinstance(fit.approx, Poly) or fit.approx.degree <= 2:
+        return True
+    center, half = (domain[0] + domain[1]) / 2, (domain[1] - domain[0]) / 2
+    with np.errstate(all="ignore"):
+        reach = np.abs(goal(np.linspace(center - 1.5 * half, center + 1.5 * half, 65)))
+    return fit.certificate.growth <= _GROWTH * float(np.nanmax(np.where(np.isfinite(reach), reach, np.nan)))
 
 
 def _symmetric(domain: tuple[float, float]) -> tuple[float, float]:

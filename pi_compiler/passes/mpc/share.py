@@ -151,7 +151,7 @@ class _Share:
         if node.op == "PRelu":
             slope = np.broadcast_to(array(node, "slope"), node.shape)
             slope = slope.reshape(-1)[kept] if kept is not None else slope
-            above = function(self.b, x, _RELU).made(self.b)
+            above = function(self.b, x, RELU).made(self.b)
             return Lazy(self.b.combine([(above, 1.0 - slope), (x, slope)]))
         return function(self.b, x, approximant(node))
 
@@ -176,7 +176,7 @@ def _picked(values: FloatArray, node: Node, kept: NDArray[np.int64], lead: bool)
     return np.ascontiguousarray(np.broadcast_to(spread, shape).reshape(*shape[:lead], -1)[..., kept])
 
 
-_RELU = Piecewise((0.0,), (Poly("power", (0.0,), _EVERYWHERE), Poly("power", (0.0, 1.0), _EVERYWHERE)), _EVERYWHERE)
+RELU = Piecewise((0.0,), (Poly("power", (0.0,), _EVERYWHERE), Poly("power", (0.0, 1.0), _EVERYWHERE)), _EVERYWHERE)
 
 
 def approximant(node: Node) -> Approximant:
@@ -204,7 +204,7 @@ def exact_pieces(node: Node) -> Piecewise | None:
 
     match node.op:
         case "Relu":
-            return _RELU
+            return RELU
         case "LeakyRelu":
             return Piecewise((0.0,), (line(0.0, number(node, "alpha")), line(0.0, 1.0)), _EVERYWHERE)
         case "Abs":
