@@ -25,8 +25,9 @@ from pi_compiler.runtime.mpc.job import Address, Job
 from pi_compiler.runtime.mpc.launcher import Link, Plan
 
 DEALT, FIRST_PARTY = "crypten-ttp", "crypten-tfp"
-_NOT_TOLD = (
-    "network: TCP; whoever listens learns nothing, but parties are not authenticated: tunnel what is not trusted",
+_NETWORK = (
+    "network: plain TCP, keys of masks agreed by X25519; whoever only listens learns sizes and times, but parties are "
+    "not authenticated: tunnel what is not trusted"
 )
 
 
@@ -101,7 +102,7 @@ def run_between(
 
 
 def _lines(protocol: str, private: bool) -> tuple[str, ...]:
-    return (*threat_model(protocol, private_weights=private), *_NOT_TOLD)
+    return (*threat_model(protocol, private_weights=private), _NETWORK)
 
 
 @dataclass(frozen=True, slots=True)
