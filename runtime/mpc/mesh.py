@@ -2,9 +2,9 @@
 
 Between two processes there are two TCP connections. The data line carries ring elements and nothing else: who
 sends how much is known from the program, so there are no headers, and bytes on the wire are bytes counted. The
-control line carries the end: ``done``, or why a party stopped. Whoever waits watches all control lines, so a party
-that dies, and the system closing its connections with it, is noticed at once, a party that falls silent within the
-time-out.
+control line carries the end, ``done`` or why a party stopped, and now and then that a party is busy. Whoever waits
+watches all control lines, so a party that dies, and the system closing its connections with it, is noticed at
+once, a party that falls silent within the time-out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ PARTIES: Final = ("model owner", "data owner", "dealer")
 DEALER: Final = 2
 _REASON_BYTES = 1 << 14
 _PIECE = 1 << 20
+_REASSURING = 0.25
+"""Share of the time-out after which a busy party says that it is alive."""
 _LAST_WORDS = 2.0
 """Seconds to wait for a reason after a data line broke."""
 
@@ -87,6 +89,7 @@ class Mesh:
     def __init__(self, rank: int, links: Mapping[int, Link], timeout: float) -> None:
         self.rank, self.links, self.timeout = rank, dict(links), timeout
         self.rounds = 0
+        self._spoke = time.monotonic()
 
     @property
     def sent(self) -> int:
@@ -131,11 +134,12 @@ class Mesh:
         if not readable and not writable:
             silent = " and ".join(party_name(p) for p in sorted({*transfer.into, *transfer.out}))
             raise PeerStopped(
-                f"{silent} has been silent for {self.timeout:g} seconds",
+                f"{silent} sent nothing for {self.timeout:g} seconds",
                 hint="a longer --timeout, if its machine is only slow",
             )
         for link in (control[s] for s in readable if s in control):
             self._listen(link)
+        self._reassure()
         for link in (writing[s] for s in writable):
             self._push(link, transfer)
         for link in (reading[s] for s in readable if s in reading):
@@ -171,6 +175,16 @@ class Mesh:
         else:
             transfer.into[link.peer] = view[count:]
 
+    def _reassure(self) -> None:
+        """Tell parties that wait for this one, now and then, that it is busy with others."""
+        now = time.monotonic()
+        if now - self._spoke < self.timeout * _REASSURING:
+            return
+        self._spoke = now
+        for link in self.links.values():
+            if not link.done:
+                _write_frame(link.control, {"kind": "alive"})
+
     def _listen(self, link: Link) -> None:
         """A control line has something to say."""
         reason = _read_frame(link.control, _LAST_WORDS)
@@ -178,6 +192,7 @@ class Mesh:
             raise self._gone(link, waited=True)
         if reason.get("kind") == "done":
             link.done = True
+        if reason.get("kind") in ("done", "alive"):
             return
         what = str(reason.get("reason", ""))[:_REASON_BYTES]
         raise PeerStopped(f"{party_name(link.peer)} stopped the run: {what}")
@@ -200,14 +215,14 @@ class Mesh:
         """
         for link in self.links.values():
             _write_frame(link.control, {"kind": "done"})
-        deadline = time.monotonic() + self.timeout
         while waiting := {link.control: link for link in self.links.values() if not link.done}:
-            readable, _, _ = select.select(list(waiting), [], [], max(0.0, deadline - time.monotonic()))
+            readable, _, _ = select.select(list(waiting), [], [], self.timeout)
             if not readable:
                 silent = " and ".join(party_name(link.peer) for link in waiting.values())
-                raise PeerStopped(f"{silent} did not finish within {self.timeout:g} seconds")
+                raise PeerStopped(f"{silent} sent nothing for {self.timeout:g} seconds")
             for line in readable:
                 self._listen(waiting[line])
+            self._reassure()
         self.close()
 
     def abort(self, reason: str) -> None:

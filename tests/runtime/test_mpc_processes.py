@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from parties import sockets
+from parties import in_threads, sockets
 
 from pi_compiler.errors import ExecutionError, ParameterError
 from pi_compiler.ir.mpc_program import MpcConst, MpcInstr, MpcOp, MpcPort, MpcProgram, encode
@@ -119,7 +119,7 @@ def test_a_party_that_hangs_is_ended_after_the_time_out():
         os.kill(run.processes[0].pid, signal.SIGSTOP)
         with pytest.raises(ExecutionError) as caught:
             run.wait()
-    assert "party 0 (model owner) has been silent for 2 seconds" in str(caught.value)
+    assert "party 0 (model owner) sent nothing for 2 seconds" in str(caught.value)
     assert "party 0 (model owner): did not end within the time-out and was killed" in str(caught.value)
     assert not workers()
 
@@ -207,8 +207,6 @@ def test_an_absent_party_is_named():
 
 def test_strangers_at_the_port_are_ignored():
     """A port scanner must not end a run, nor be taken for a party."""
-    from parties import in_threads
-
     program, x = dense_relu(), {"x": np.zeros((1, 1, 24))}
     made = socket.create_server
     knocked: list[socket.socket] = []
@@ -225,6 +223,22 @@ def test_strangers_at_the_port_are_ignored():
         found = in_threads(program, x)
     assert len(knocked) == 2
     assert not [party for party in found if isinstance(party, BaseException)], found
+
+
+def test_a_run_may_take_longer_than_the_time_out(monkeypatch):
+    """The dealer has dealt long before the end, and the data owner waits while the dealer deals: neither is silence."""
+    from pi_compiler.runtime.mpc.engine import PartyEngine
+
+    plain = PartyEngine.step
+
+    def slow(self, number, operands):
+        time.sleep(0.3)
+        return plain(self, number, operands)
+
+    monkeypatch.setattr(PartyEngine, "step", slow)
+    found = in_threads(dense_relu(repeats=3), {"x": np.zeros((1, 1, 24))}, timeout=2.5)
+    assert not [party for party in found if isinstance(party, BaseException)], found
+    assert found[0].online.seconds > 4
 
 
 @pytest.mark.parametrize("parties", [0, 1, 3])
