@@ -483,6 +483,8 @@ def calibrate_cost(
     if backend == "crypten":
         from pi_compiler import cli_mpc
 
+        if log_n:
+            raise bad_use(ParameterError("--log-n is for ring degrees, which backend 'crypten' does not have"))
         cli_mpc.calibrate(output, json)
         return
     path = output if output is not None else table_path(known_backend(backend))

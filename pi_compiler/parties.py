@@ -77,6 +77,7 @@ def run_between(
     backend = CryptenMpc(meeting.plan())
     if (why := backend.available()) is not None:
         raise BackendUnavailable(f"backend 'crypten' is not available: {why}")
+    _planned_for_it(compiled.program)
     protocol = DEALT if meeting.dealer else FIRST_PARTY
     report, found = timed_mpc_run(compiled, inputs, backend, progress=progress)
     predicted = compiled.on(None if meeting.network is None else meeting.network.name, protocol)
@@ -99,6 +100,15 @@ def run_between(
         "setup_bytes": model.setup.sent,
         "threat_model": [*_lines(protocol, bool(compiled.report["private_weights"]))],
     }, found
+
+
+def _planned_for_it(program: MpcProgram) -> None:
+    """Refuse plans for protocols that truncate interactively: nobody has bounded their wrap-arounds."""
+    if program.protocol not in (DEALT, FIRST_PARTY):
+        raise ParameterError(
+            f"the model was planned for protocol {program.protocol}, which backend 'crypten' does not run",
+            hint=f"pi-compiler compile --target mpc --protocol {DEALT}",
+        )
 
 
 def _lines(protocol: str, private: bool) -> tuple[str, ...]:
@@ -179,6 +189,7 @@ def take_part(
     from pi_compiler.runtime.mpc.party import run_party
 
     program = load_handout(folder)
+    _planned_for_it(program)
     if seat.rank == MODEL_PARTY:
         program = load_weights(program, weights if weights is not None else folder)
     elif weights is not None:

@@ -181,9 +181,8 @@ class Mesh:
         if now - self._spoke < self.timeout * _REASSURING:
             return
         self._spoke = now
-        for link in self.links.values():
-            if not link.done:
-                _write_frame(link.control, {"kind": "alive"})
+        for link in self.links.values():  # those that are done too: they wait for this party's own end
+            _write_frame(link.control, {"kind": "alive"})
 
     def _listen(self, link: Link) -> None:
         """A control line has something to say."""

@@ -148,3 +148,13 @@ def test_parties_of_other_backends_are_bad_use(cli, secure, x):
     done = cli("run", secure, "--input", x, "--backend", "crypten", "--parties", 3)
     assert done.code == 2
     assert "the protocol is one of two" in done.err
+
+
+def test_plans_for_other_protocols_are_refused_before_anything_starts(cli, small_onnx, samples, x, tmp_path):
+    """Interactive truncation does not wrap around, local truncation does, and such a plan has not bounded it."""
+    place = tmp_path / "other"
+    given = ("--target", "mpc", "--protocol", "semi2k", "--calibration", samples, "--output", place)
+    assert cli("compile", small_onnx, *given).code == 0
+    done = cli("run", place, "--input", x, "--backend", "crypten")
+    assert done.code == 1
+    assert "planned for protocol semi2k" in done.err
