@@ -101,6 +101,7 @@ def test_folders_of_one_target_do_not_pass_for_the_other(cli: Cli, secure: Path,
 @pytest.mark.parametrize(("flags", "said"), [
     (["--network", "fast"], "presets: lan, man, wan, wan-cheetah"), (["--protocol", "yao"], "known: crypten-ttp"),
     (["--frac-bits", "60"], "must be in [6, 24]"), (["--activation", "nothing"], "exact, puma"),
+    (["--log-n", "13", "--emit-onnx", "p.onnx"], "--emit-onnx, --log-n: for --target ckks only"),
 ])  # fmt: skip
 def test_bad_options_are_bad_use(cli: Cli, digits_onnx: Path, tmp_path: Path, flags: list[str], said: str) -> None:
     given = ["compile", digits_onnx, "--target", "mpc", "--calibration", "digits:calibration"]
@@ -108,6 +109,13 @@ def test_bad_options_are_bad_use(cli: Cli, digits_onnx: Path, tmp_path: Path, fl
     assert done.code == 2
     assert said in done.err
     assert not (tmp_path / "m").exists()
+
+
+def test_options_of_mpc_mean_nothing_for_ckks(cli: Cli, digits_onnx: Path, tmp_path: Path) -> None:
+    given = ["compile", digits_onnx, "--calibration", "digits:calibration", "--output", tmp_path / "m"]
+    done = cli(*given, "--network", "wan")
+    assert done.code == 2
+    assert "--network: for --target mpc only" in done.err
 
 
 def test_inputs_that_do_not_fit_are_all_named(cli: Cli, secure: Path, tmp_path: Path) -> None:
