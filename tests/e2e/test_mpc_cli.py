@@ -39,6 +39,25 @@ def test_explain_says_what_a_run_costs_and_whom_it_trusts(cli: Cli, secure: Path
     assert report["predicted_seconds"] > report["seconds_by_network"]["lan"]
 
 
+def test_stages_can_be_printed_and_dumped(cli: Cli, digits_onnx: Path, tmp_path: Path) -> None:
+    given = [
+        "compile",
+        digits_onnx,
+        "--target",
+        "mpc",
+        "--calibration",
+        "digits:calibration",
+        "--output",
+        tmp_path / "m",
+    ]
+    done = cli(*given, "--print-after", "encode", "--dump-dir", tmp_path / "stages")
+    assert done.code == 0, done.err
+    assert "ltz(" in done.out
+    names = sorted(p.name.split("-")[1] for p in (tmp_path / "stages").iterdir())
+    assert names == ["calibrate.txt", "encode.txt", "protect.txt", "recognize.txt", "trade.txt"]
+    assert cli(*given, "--print-after", "lower").code == 2
+
+
 def test_another_protocol_is_priced_without_compiling_again(cli: Cli, secure: Path) -> None:
     done = cli("explain", secure, "--protocol", "cheetah")
     assert done.code == 0
