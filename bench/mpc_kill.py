@@ -1,7 +1,8 @@
 """A party is killed at a random moment, a thousand times: do the others say so, in time, and is nobody left?
 
-Every run starts three processes on the loopback interface and kills one of them, chosen at random, between its
-start and the end of an undisturbed run. Survivors must each report an error within the time-out, or have finished
+Every run starts three processes on the loopback interface and kills one of them, chosen at random: in half of the
+runs at a moment between the start and the meeting of all parties, in the other half between their meeting and a
+little after the end of an undisturbed run. Survivors must each report an error within the time-out, or have finished
 already; no process may be left. Runs are kept as they come in: the benchmark can be stopped, and goes on from there.
 
     python bench/mpc_kill.py                    # 1,000 runs, about an hour on two cores
@@ -27,7 +28,9 @@ from pi_compiler.runtime.mpc.launcher import Parties, Plan
 
 _KEPT = rows.RESULTS / "mpc_kill.partial.json"
 _TIMEOUT = 20.0
-_SIZE, _LAYERS, _IMAGES = 64, 12, 4
+_SIZE, _LAYERS, _IMAGES = 64, 12, 6
+_BEYOND = 1.1
+"""A little after the end, where one party may have finished and another not."""
 _ROLES = ("model owner", "data owner", "dealer")
 
 
@@ -37,7 +40,7 @@ class Run:
 
     Attributes:
         killed: rank of the party that was killed.
-        moment: seconds after the start.
+        moment: seconds after the start, or after the parties' meeting.
         connected: all parties had met by then.
         finished: the run was over before, so that nothing was disturbed.
         silent: survivors without a report.
@@ -75,33 +78,41 @@ def program() -> MpcProgram:
     return MpcProgram(tuple(instrs), (weight,), (), *ports, ("layer",), "crypten-ttp")
 
 
-def undisturbed(made: MpcProgram, x: np.ndarray) -> float:
-    """Seconds of a whole run, processes started included."""
+def undisturbed(made: MpcProgram, x: np.ndarray) -> tuple[float, float]:
+    """Seconds of a whole run until all parties have met, and after that."""
     start = time.monotonic()
     with Parties(made, {"x": x}, Plan(timeout=_TIMEOUT)) as parties:
+        parties.met.wait(120)
+        met = time.monotonic()
         parties.wait()
-    return time.monotonic() - start
+    return met - start, time.monotonic() - met
 
 
-def disturbed(made: MpcProgram, x: np.ndarray, rank: int, moment: float) -> Run:
+def disturbed(made: MpcProgram, x: np.ndarray, rank: int, moment: float, *, late: bool) -> Run:
     """One run, a party of which is killed."""
     with Parties(made, {"x": x}, Plan(timeout=_TIMEOUT)) as parties:
         processes = [psutil.Process(p.pid) for p in parties.processes]
+        if late:
+            parties.met.wait(120)
         time.sleep(moment)
         connected = parties.met.is_set()
         parties.processes[rank].kill()
         start = time.monotonic()
-        try:
-            parties.wait()
-            finished, silent = True, 0
-        except PiError as error:
-            finished = False
-            said = [line for line in error.details if line.startswith("party ")]
-            survivors = [line for line in said if not line.startswith(f"party {rank} ")]
-            silent = sum("without a report" in line or "did not end" in line or "killed" in line for line in survivors)
+        silent, finished = _outcome(parties, rank)
         seconds = time.monotonic() - start
     left = sum(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
     return Run(rank, moment, connected, finished, silent, left, seconds)
+
+
+def _outcome(parties: Parties, rank: int) -> tuple[int, bool]:
+    """Survivors that neither finished nor said why they stopped, and whether nobody was disturbed."""
+    try:
+        parties.wait()
+        return 0, True
+    except PiError as error:
+        said = [line for line in error.details if line.startswith("party ") and not line.startswith(f"party {rank} ")]
+        mute = ("ended without a report", "did not end within", "was killed by signal")
+        return sum(any(words in line for words in mute) for line in said), False
 
 
 def main() -> None:
@@ -112,11 +123,13 @@ def main() -> None:
     given = parser.parse_args()
     made, x = program(), np.zeros((_IMAGES, 1, _SIZE))
     done = [Run(**r) for r in json.loads(_KEPT.read_text())] if _KEPT.exists() else []
-    whole = max(undisturbed(made, x) for _ in range(2))
+    until, after = (max(times) for times in zip(*(undisturbed(made, x) for _ in range(2)), strict=True))
     deadline = time.monotonic() + 60 * given.minutes
     chance = random.SystemRandom()
     while len(done) < given.runs and time.monotonic() < deadline:
-        done.append(disturbed(made, x, chance.randrange(len(_ROLES)), chance.uniform(0.0, whole)))
+        late = chance.random() < 0.5
+        moment = chance.uniform(0.0, _BEYOND * after if late else until)
+        done.append(disturbed(made, x, chance.randrange(len(_ROLES)), moment, late=late))
         keep(done, _KEPT)
         if len(done) % 50 == 0:
             print(f"{len(done)} runs", flush=True)

@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 
@@ -269,6 +269,17 @@ def compile(
         wrap_budget=wrap_budget,
         softmax=softmax,
         stochastic_bits=stochastic_bits,
+    )
+    refuse_foreign(
+        target,
+        ckks={"--emit-onnx": emit_onnx, "--log-n": log_n, "--log-scale": log_scale, "--costs": costs},
+        mpc={
+            "--protocol": protocol,
+            "--network": network,
+            "--frac-bits": frac_bits,
+            "--public-weights": public_weights,
+            "--stochastic-bits": stochastic_bits,
+        },
     )
     printer = Printer(known_passes(print_after, target), typer.echo)
     refuse_test_split(calibration)
@@ -585,6 +596,14 @@ def known_passes(names: list[str] | None, target: Target = "ckks") -> list[str]:
     if unknown := [n for n in names or () if n not in known]:
         raise bad_use(ParameterError(f"there is no pass {', '.join(map(repr, unknown))}", f"known: {', '.join(known)}"))
     return names or []
+
+
+def refuse_foreign(target: Target, *, ckks: Mapping[str, object], mpc: Mapping[str, object]) -> None:
+    """Options that mean nothing for a target are bad use."""
+    other: Target = "ckks" if target == "mpc" else "mpc"
+    given = [name for name, value in (ckks if target == "mpc" else mpc).items() if value]
+    if given:
+        raise bad_use(ParameterError(f"{', '.join(given)}: for --target {other} only, and this is {target}"))
 
 
 def refuse_test_split(spec: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,24 +58,21 @@ def compare(given: Given, secure: CompiledMpc | None) -> Json:
     """
     if given.calibration is None and secure is None:
         raise CalibrationError("comparing needs calibration data", hint="--calibration DATA")
-    rows: list[Json] = []
-    for protocol in PROTOCOLS:
-        rows.append(_guarded(protocol, lambda name=protocol: _secure_row(given, secure, name)))
+    rows = [_guarded(f"mpc {name}", partial(_secure_row, given, secure, name)) for name in PROTOCOLS]
     notes = ["the model's own nonlinearities; CKKS replaces them as its column says, without retraining"]
     if given.calibration is None:
         notes.append("no rows for CKKS, which plans with calibration data: --calibration DATA")
     else:
-        rows = [_guarded(f"ckks ({b})", lambda b=b: _ckks_row(given, b)) for b in _CKKS_BACKENDS] + rows
+        rows = [_guarded(f"ckks ({b})", partial(_ckks_row, given, b)) for b in _CKKS_BACKENDS] + rows
     if given.data is None:
         notes.append("no accuracies: --data DATA, labeled")
     return {"rows": rows, "notes": notes}
 
 
-def _guarded(scheme: str, make: object) -> Json:
+def _guarded(scheme: str, make: Callable[[], Json]) -> Json:
     """A row, or why there is none."""
     try:
-        row: Json = make()  # type: ignore[operator]
-        return row
+        return make()
     except (BudgetError, CalibrationError, ModelError, BackendUnavailable) as e:
         return {"scheme": scheme, "why": e.what}
 

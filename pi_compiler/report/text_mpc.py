@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -234,7 +234,7 @@ def compare_view(report: Json) -> RenderableType:
                 size(e["bytes_sent"]),
                 str(e["rounds"]),
                 offline,
-                percent(e["accuracy"]) if isinstance(e["accuracy"], Mapping) is False else "",
+                percent(e["accuracy"]),
                 str(e["activations"]),
                 str(e["trust"]),
             )

@@ -39,6 +39,25 @@ def test_explain_says_what_a_run_costs_and_whom_it_trusts(cli: Cli, secure: Path
     assert report["predicted_seconds"] > report["seconds_by_network"]["lan"]
 
 
+def test_stages_can_be_printed_and_dumped(cli: Cli, digits_onnx: Path, tmp_path: Path) -> None:
+    given = [
+        "compile",
+        digits_onnx,
+        "--target",
+        "mpc",
+        "--calibration",
+        "digits:calibration",
+        "--output",
+        tmp_path / "m",
+    ]
+    done = cli(*given, "--print-after", "encode", "--dump-dir", tmp_path / "stages")
+    assert done.code == 0, done.err
+    assert "ltz(" in done.out
+    names = sorted(p.name.split("-")[1] for p in (tmp_path / "stages").iterdir())
+    assert names == ["calibrate.txt", "encode.txt", "protect.txt", "recognize.txt", "trade.txt"]
+    assert cli(*given, "--print-after", "lower").code == 2
+
+
 def test_another_protocol_is_priced_without_compiling_again(cli: Cli, secure: Path) -> None:
     done = cli("explain", secure, "--protocol", "cheetah")
     assert done.code == 0
@@ -101,6 +120,7 @@ def test_folders_of_one_target_do_not_pass_for_the_other(cli: Cli, secure: Path,
 @pytest.mark.parametrize(("flags", "said"), [
     (["--network", "fast"], "presets: lan, man, wan, wan-cheetah"), (["--protocol", "yao"], "known: crypten-ttp"),
     (["--frac-bits", "60"], "must be in [6, 24]"), (["--activation", "nothing"], "exact, puma"),
+    (["--log-n", "13", "--emit-onnx", "p.onnx"], "--emit-onnx, --log-n: for --target ckks only"),
 ])  # fmt: skip
 def test_bad_options_are_bad_use(cli: Cli, digits_onnx: Path, tmp_path: Path, flags: list[str], said: str) -> None:
     given = ["compile", digits_onnx, "--target", "mpc", "--calibration", "digits:calibration"]
@@ -108,6 +128,13 @@ def test_bad_options_are_bad_use(cli: Cli, digits_onnx: Path, tmp_path: Path, fl
     assert done.code == 2
     assert said in done.err
     assert not (tmp_path / "m").exists()
+
+
+def test_options_of_mpc_mean_nothing_for_ckks(cli: Cli, digits_onnx: Path, tmp_path: Path) -> None:
+    given = ["compile", digits_onnx, "--calibration", "digits:calibration", "--output", tmp_path / "m"]
+    done = cli(*given, "--network", "wan")
+    assert done.code == 2
+    assert "--network: for --target mpc only" in done.err
 
 
 def test_inputs_that_do_not_fit_are_all_named(cli: Cli, secure: Path, tmp_path: Path) -> None:

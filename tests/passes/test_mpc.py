@@ -131,6 +131,27 @@ def test_ten_percent_of_the_relus_cost_ten_percent(form):
     assert part["bytes_to_model"] / whole["bytes_to_model"] < 1.5 * share
 
 
+def test_comparisons_that_a_model_gathers_itself_are_local_movements_and_fewer_comparisons():
+    """The form in which reduced networks are written: kept elements compared, the rest moved around them."""
+    b = Builder((1, 4, 4, 4))
+    flat = b.op("Reshape", b.conv("x", 4), b.constant([1, 64]), shape=(1, 64))
+    keep = np.random.default_rng(2).permutation(64)
+    stay, go = np.sort(keep[:7]), np.sort(keep[7:])
+    compared = b.same("Relu", b.op("Gather", flat, b.constant(stay), shape=(1, 7), axis=1))
+    joined = b.op(
+        "Concat", compared, b.op("Gather", flat, b.constant(go), shape=(1, 57), axis=1), shape=(1, 64), axis=1
+    )
+    order = b.constant(np.argsort(np.concatenate([stay, go])))
+    y = b.op(
+        "Reshape", b.op("Gather", joined, order, shape=(1, 64), axis=1), b.constant([1, 4, 4, 4]), shape=(1, 4, 4, 4)
+    )
+    model = b.model(b.conv(y, 2))
+    compiled = secure(b, model)
+    assert max(ladder(b, model, compiled)) < 2e-3
+    assert compiled.report["comparisons"] == 7
+    assert compiled.report["rounds"] == 1 + 5 + 1 + 1
+
+
 def test_a_mask_that_keeps_nothing_costs_nothing():
     b, model, kept = masked("mul", 0.0)
     compiled = secure(b, model)

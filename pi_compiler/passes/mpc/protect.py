@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -224,21 +225,23 @@ def _candidates(
     """Ways to compute a smooth function."""
     match goal.name:
         case "exp":
-            yield lambda: exponential.smallest(domain, tolerance, density=density, held_out=held_out)
+            yield partial(exponential.smallest, domain, tolerance, density=density, held_out=held_out)
         case "reciprocal":
-            yield lambda: newton.reciprocal(domain, tolerance=tolerance, density=density, held_out=held_out)
+            yield partial(newton.reciprocal, domain, tolerance=tolerance, density=density, held_out=held_out)
         case "sqrt":
             for seed in _SEEDS:
-                yield lambda seed=seed: newton.sqrt(domain, seed_degree=seed, tolerance=tolerance)  # type: ignore[misc]
+                yield partial(
+                    newton.sqrt, domain, seed_degree=seed, tolerance=tolerance, density=density, held_out=held_out
+                )
     wide = _symmetric(domain) if goal.symmetry_on(_symmetric(domain)) == "even" else domain
     if goal.name == "gelu":
-        yield lambda: piecewise.bumblebee_gelu(wide, density=density, held_out=held_out)
+        yield partial(piecewise.bumblebee_gelu, wide, density=density, held_out=held_out)
     for degree in _PIECE_DEGREES:
-        yield lambda degree=degree: piecewise.fitted(  # type: ignore[misc]
-            goal, wide, degree, tolerance, largest_count=8, density=density, held_out=held_out
+        yield partial(
+            piecewise.fitted, goal, wide, degree, tolerance, largest_count=8, density=density, held_out=held_out
         )
-    yield lambda: chebyshev.smallest(
-        goal, domain, tolerance, largest_degree=_LARGEST_DEGREE, density=density, held_out=held_out
+    yield partial(
+        chebyshev.smallest, goal, domain, tolerance, largest_degree=_LARGEST_DEGREE, density=density, held_out=held_out
     )
 
 
