@@ -151,8 +151,8 @@ def party(
 ) -> None:
     """``party``: one of a run, on this machine."""
     from pi_compiler import arrays
-    from pi_compiler.parties import Seat, checked, take_part, threats
-    from pi_compiler.report.text_mpc import party_view
+    from pi_compiler.party import Seat, checked, take_part, threats
+    from pi_compiler.report.text_mpc import party_view, threat_view
 
     taken = Seat(*seat)
     try:
@@ -168,12 +168,13 @@ def party(
     for path in (json, output):
         if path is not None:
             files.check_file(path)
-    told = threats(folder, taken)
+    told = list(threats(folder, taken))
     samples = arrays.read(spec, single=True)[0] if spec is not None else None
+    show(threat_view({"threat_model": told}))
     with progress() as report:
         report("run", 0, 1)
         measured, answers = take_part(folder, taken, weights, samples)
-    found = {**measured, "threat_model": list(told)}
+    found = {**measured, "threat_model": told}
     if output is not None:
         arrays.write(output, answers)
     if json is not None:

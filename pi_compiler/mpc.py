@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from pi_compiler.artifact import Json
 from pi_compiler.artifact_mpc import MpcArtifact, load_mpc, save_mpc
 from pi_compiler.cost_mpc import MpcPrices, load_mpc_prices, network_of
-from pi_compiler.errors import ShapeMismatch
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.mpc_program import MpcProgram
 from pi_compiler.passes.compilation import Compilation
 from pi_compiler.pipelines import MPC, Observer, run
 from pi_compiler.report.mpc import costs_report, mpc_report
-from pi_compiler.runtime.mpc.backend import MpcResult, get_mpc_backend, run_batch
+from pi_compiler.runtime.mpc.backend import MpcResult, get_mpc_backend, run_batch, stacked
 from pi_compiler.runtime.mpc.walk import Progress
 
 Samples: TypeAlias = ArrayLike | Mapping[str, ArrayLike]
@@ -90,38 +88,6 @@ class CompiledMpc:
     def stacked(self, x: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, FloatArray]:
         """See the function of that name."""
         return stacked(self.program, x)
-
-
-def stacked(program: MpcProgram, x: Samples) -> dict[str, FloatArray]:
-    """Samples (B, *shape) by input name; a missing batch dimension of 1 is added, one sample becomes a batch.
-
-    Raises:
-        ShapeMismatch: naming every input that does not fit.
-    """
-    ports = program.inputs
-    if not isinstance(x, Mapping):
-        if len(ports) != 1:
-            raise ShapeMismatch(f"the model has {len(ports)} inputs: {', '.join(ports)}; give one array per name")
-        x = {next(iter(ports)): x}
-    faults = [f"input {n!r} is missing" for n in ports if n not in x]
-    faults += [f"there is no input {n!r}" for n in x if n not in ports]
-    found: dict[str, FloatArray] = {}
-    for name, given in x.items():
-        if name not in ports:
-            continue
-        values, shape = np.asarray(given), ports[name].shape
-        short = shape[1:] if shape[:1] == (1,) else shape
-        for wanted in (shape, short):
-            if values.shape == wanted or values.shape[1:] == wanted:
-                found[name] = values.reshape(-1, *shape)
-                break
-        else:
-            faults.append(f"input {name!r} has shape {list(values.shape)}, needed is [N, {', '.join(map(str, short))}]")
-    if not faults and len({len(v) for v in found.values()}) > 1:
-        faults.append(f"inputs have different numbers of samples: {[len(v) for v in found.values()]}")
-    if faults:
-        raise ShapeMismatch("the input does not fit the model", *faults)
-    return found
 
 
 def compile_mpc(c: Compilation, models: Mapping[str, bytes], observers: Sequence[Observer] = ()) -> CompiledMpc:

@@ -1,34 +1,20 @@
-"""A compiled model between parties: all of them on this machine, or this process as one of them."""
+"""A compiled model between parties that are all processes of this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 
 from pi_compiler.accuracy_mpc import Json, Progress, silent, timed_mpc_run
-from pi_compiler.artifact_mpc import load_handout, load_weights
 from pi_compiler.cost_mpc import Network
-from pi_compiler.errors import BackendUnavailable, ParameterError
-from pi_compiler.ir.client_ops import apply_client_ops
+from pi_compiler.errors import BackendUnavailable
 from pi_compiler.ir.graph import FloatArray
-from pi_compiler.ir.mpc_meaning import shared_rows
-from pi_compiler.ir.mpc_program import DATA_PARTY, MODEL_PARTY, MpcProgram
-from pi_compiler.ir.protocols import threat_model
-from pi_compiler.mpc import CompiledMpc, stacked
-from pi_compiler.runtime.mpc import library
+from pi_compiler.ir.mpc_program import DATA_PARTY, MODEL_PARTY
+from pi_compiler.mpc import CompiledMpc
+from pi_compiler.party import DEALT, FIRST_PARTY, planned_for_it, told
 from pi_compiler.runtime.mpc.backend import MpcResult
 from pi_compiler.runtime.mpc.crypten import CryptenMpc
-from pi_compiler.runtime.mpc.job import Address, Job
 from pi_compiler.runtime.mpc.launcher import Link, Plan
-
-DEALT, FIRST_PARTY = "crypten-ttp", "crypten-tfp"
-_NETWORK = (
-    "network: plain TCP, keys of masks agreed by X25519; whoever only listens learns sizes and times, but parties are "
-    "not authenticated: tunnel what is not trusted"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +63,7 @@ def run_between(
     backend = CryptenMpc(meeting.plan())
     if (why := backend.available()) is not None:
         raise BackendUnavailable(f"backend 'crypten' is not available: {why}")
-    _planned_for_it(compiled.program)
+    planned_for_it(compiled.program)
     protocol = DEALT if meeting.dealer else FIRST_PARTY
     report, found = timed_mpc_run(compiled, inputs, backend, progress=progress)
     predicted = compiled.on(None if meeting.network is None else meeting.network.name, protocol)
@@ -98,119 +84,5 @@ def run_between(
         "predicted_offline_bytes": predicted["offline_bytes"],
         "setup_seconds": model.setup.seconds,
         "setup_bytes": model.setup.sent,
-        "threat_model": [*_lines(protocol, bool(compiled.report["private_weights"]))],
+        "threat_model": [*told(protocol, bool(compiled.report["private_weights"]))],
     }, found
-
-
-def _planned_for_it(program: MpcProgram) -> None:
-    """Refuse plans for protocols that truncate interactively: nobody has bounded their wrap-arounds."""
-    if program.protocol not in (DEALT, FIRST_PARTY):
-        raise ParameterError(
-            f"the model was planned for protocol {program.protocol}, which backend 'crypten' does not run",
-            hint=f"pi-compiler compile --target mpc --protocol {DEALT}",
-        )
-
-
-def _lines(protocol: str, private: bool) -> tuple[str, ...]:
-    return (*threat_model(protocol, private_weights=private), _NETWORK)
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """This process as one party.
-
-    Attributes:
-        rank: 0 model owner, 1 data owner, 2 dealer.
-        peers: where parties 0 and 1 listen, ``host:port,host:port``.
-        dealer: whether a third party deals.
-        timeout: seconds to wait for another party.
-    """
-
-    rank: int
-    peers: str
-    dealer: bool = True
-    timeout: float = 60.0
-
-
-def checked(seat: Seat) -> None:
-    """Refuse a seat that no run has.
-
-    Raises:
-        ParameterError: rank or addresses make no sense.
-    """
-    last = 2 if seat.dealer else 1
-    faults = []
-    if not 0 <= seat.rank <= last:
-        faults.append(f"rank {seat.rank}, possible are 0 to {last}")
-    addresses = seat.peers.split(",")
-    if len(addresses) != 2:
-        faults.append(f"{len(addresses)} addresses; two parties listen, model owner and data owner")
-    if not seat.timeout > 0:
-        faults.append(f"timeout {seat.timeout:g}, which is not positive")
-    if faults:
-        raise ParameterError(
-            "this is no party of a run", *faults, hint="--peers HOST0:PORT,HOST1:PORT --rank 0, 1 or 2"
-        )
-    for address in addresses:
-        Address.parse(address)
-
-
-def threats(folder: Path, seat: Seat) -> tuple[str, ...]:
-    """The threat model of a party's run.
-
-    Raises:
-        ArtifactError: the folder is damaged.
-    """
-    program = load_handout(folder)
-    private = any(c.owner == "model" for c in program.consts)
-    return _lines(DEALT if seat.dealer else FIRST_PARTY, private)
-
-
-def take_part(
-    folder: Path, seat: Seat, weights: Path | None = None, samples: object = None
-) -> tuple[Json, Mapping[str, FloatArray]]:
-    """Be one party of a run.
-
-    Args:
-        folder: the compiled model; its weights are read by the model's owner only.
-        seat: which party.
-        weights: the model owner's constants, default those in the folder.
-        samples: the data owner's inputs.
-
-    Returns:
-        The report, and the data owner's answers (empty elsewhere).
-
-    Raises:
-        PiError: see ``runtime.mpc.party.run_party``.
-    """
-    checked(seat)
-    if (why := library.missing()) is not None:
-        raise BackendUnavailable(f"backend 'crypten' is not available: {why}")
-    from pi_compiler.runtime.mpc.party import run_party
-
-    program = load_handout(folder)
-    _planned_for_it(program)
-    if seat.rank == MODEL_PARTY:
-        program = load_weights(program, weights if weights is not None else folder)
-    elif weights is not None:
-        raise ParameterError("only the model's owner may have the weights", hint="--weights at --rank 0 only")
-    inputs = _inputs(program, samples) if seat.rank == DATA_PARTY else None
-    peers = [Address.parse(text) for text in seat.peers.split(",")]
-    done = run_party(Job(seat.rank, program, peers, inputs, seat.dealer, seat.timeout))
-    phases = {"setup": done.setup, "offline": done.offline, "online": done.online}
-    report: Json = {"rank": seat.rank, "protocol": DEALT if seat.dealer else FIRST_PARTY}
-    for name, phase in phases.items():
-        report |= {f"{name}_seconds": phase.seconds, f"{name}_rounds": phase.rounds}
-        report |= {f"{name}_bytes_sent": phase.sent, f"{name}_bytes_received": phase.received}
-    answers = {
-        name: apply_client_ops(program.client_ops.get(name, ()), np.asarray(values), len(program.outputs[name].shape))
-        for name, values in done.outputs.items()
-    }
-    return report, answers
-
-
-def _inputs(program: MpcProgram, samples: object) -> dict[str, FloatArray]:
-    if samples is None:
-        raise ParameterError("the data's owner needs an input", hint="--input X.npy")
-    given = stacked(program, samples)  # type: ignore[arg-type]
-    return {name: shared_rows(port, given[name]) for name, port in program.inputs.items()}

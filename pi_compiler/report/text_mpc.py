@@ -183,7 +183,7 @@ def _between(report: Json) -> list[tuple[str, str]]:
 
 
 def party_view(report: Json) -> RenderableType:
-    """What one party of a run did, and the threat model."""
+    """What one party of a run did."""
     rows = [
         (
             phase,
@@ -194,8 +194,7 @@ def party_view(report: Json) -> RenderableType:
         )
         for name, phase in (("setup", "set-up"), ("offline", "offline"), ("online", "online"))
     ]
-    made = table(f"Party {report['rank']}", ("phase", "time", "rounds", "sent", "received"), rows)
-    return Group(made, threat_view(report))
+    return table(f"Party {report['rank']}", ("phase", "time", "rounds", "sent", "received"), rows)
 
 
 def seconds_view(report: Json) -> RenderableType:

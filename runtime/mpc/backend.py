@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pi_compiler.errors import BackendUnavailable, ParameterError, ShapeMismatch
 from pi_compiler.ir.client_ops import apply_client_ops
@@ -108,6 +109,38 @@ def run_batch(
         for name, values in logits.items()
     }
     return MpcResult(outputs, logits, trace, time.perf_counter() - start)
+
+
+def stacked(program: MpcProgram, x: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, FloatArray]:
+    """Samples (B, *shape) by input name; a missing batch dimension of 1 is added, one sample becomes a batch.
+
+    Raises:
+        ShapeMismatch: naming every input that does not fit.
+    """
+    ports = program.inputs
+    if not isinstance(x, Mapping):
+        if len(ports) != 1:
+            raise ShapeMismatch(f"the model has {len(ports)} inputs: {', '.join(ports)}; give one array per name")
+        x = {next(iter(ports)): x}
+    faults = [f"input {n!r} is missing" for n in ports if n not in x]
+    faults += [f"there is no input {n!r}" for n in x if n not in ports]
+    found: dict[str, FloatArray] = {}
+    for name, given in x.items():
+        if name not in ports:
+            continue
+        values, shape = np.asarray(given), ports[name].shape
+        short = shape[1:] if shape[:1] == (1,) else shape
+        for wanted in (shape, short):
+            if values.shape == wanted or values.shape[1:] == wanted:
+                found[name] = values.reshape(-1, *shape)
+                break
+        else:
+            faults.append(f"input {name!r} has shape {list(values.shape)}, needed is [N, {', '.join(map(str, short))}]")
+    if not faults and len({len(v) for v in found.values()}) > 1:
+        faults.append(f"inputs have different numbers of samples: {[len(v) for v in found.values()]}")
+    if faults:
+        raise ShapeMismatch("the input does not fit the model", *faults)
+    return found
 
 
 def _checked(program: MpcProgram, inputs: Mapping[str, FloatArray]) -> Mapping[str, MpcPort]:
