@@ -41,6 +41,7 @@ _LARGEST_DEGREE = 31
 _SEEDS = (1, 2, 4, 8)
 _RELATIVE = 2.0**-11  # of reciprocals and inverse roots: a few units of 16 fractional bits
 _GROWTH = 2.0  # what a polynomial may reach at one and a half times its interval, relative to its function
+_POWER_SUM, _POWER_EPS = 64.0, 1e-3  # largest sum of fourth powers, and what is added relative to it
 _OF_GELU = ("puma", "bumblebee", "mpcformer")
 _POLYNOMIALS = ("Poly", "Square", "Pow")
 
@@ -183,7 +184,10 @@ class Protect(Walk):
         elif method == "2relu":
             attrs["shift"], attrs["rectifier"] = 1e-2 / node.shape[axis - 1], RELU
         else:
-            attrs["squarings"], extra = 2, 1e-3
+            # Scaled so that fixed point keeps the largest sums' bits; the quotient does not change.
+            largest = float((x**4).sum(axis=axis).max())
+            attrs["squarings"], attrs["gain"] = 2, (_POWER_SUM / max(largest, 1e-30)) ** 0.25
+            extra = _POWER_EPS * _POWER_SUM
         attrs["extra"] = extra
         made = replace(node, attrs=attrs)
         _, totals = softmax_weights(made, x)
