@@ -77,7 +77,7 @@ class Options:
             answers on calibration data.
         precision_bits: bits of the outputs, relative to the largest calibrated one, that
             noise must leave intact.
-        maxpool: what to do with MaxPool.
+        maxpool: what to do with MaxPool; under MPC it is exact unless averages are asked for.
         log_n: ring degree to use; None lets the planner choose.
         log_scale: scale to use; None lets the planner choose.
         max_input_ciphertexts: most ciphertexts that the client may send for one input.

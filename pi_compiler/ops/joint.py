@@ -210,7 +210,7 @@ def softmax_weights(node: Node, x: FloatArray) -> tuple[FloatArray, FloatArray]:
     elif method == "2relu":
         weights = _given(node, "rectifier", lambda v: np.maximum(v, 0.0))(x) + number(node, "shift")
     else:
-        weights = x ** (2 ** integer(node, "squarings"))
+        weights = (x * number(node, "gain")) ** (2 ** integer(node, "squarings"))
     weights = weights if mask is None else weights * mask
     extra = number(node, "extra") if "extra" in node.attrs else 0.0
     return weights, np.asarray(weights.sum(axis=axis, keepdims=True)) + extra

@@ -66,6 +66,12 @@ def test_networks_keep_their_relus_and_cost_one_comparison_per_element(make):
     assert compiled.report["comparisons"] == relus
 
 
+def test_a_form_of_gelu_asked_for_everywhere_leaves_other_layers_alone():
+    b, model = elementwise("Relu")
+    compiled = secure(b, model, Options(target="mpc", activation=Activation("puma", 6)))
+    assert [e["op"] for e in compiled.report["exact"]] == ["Relu"]
+
+
 def test_clip_and_a_slope_per_channel_are_exact():
     b = Builder((1, 3, 4, 4))
     x = b.op("Clip", b.conv("x", 4), b.values(-0.5), b.values(1.5), shape=(1, 4, 4, 4))
@@ -232,6 +238,23 @@ def test_a_relu_before_pooling_is_compared_after_it():
     assert max(ladder(b, model, compiled)) < 2e-3
     relu = next(e for e in compiled.report["layers"] if e["name"].startswith("relu"))
     assert relu["comparisons"] == 3 * 4 * 4
+
+
+@pytest.mark.parametrize("op", ["Relu", "Abs", "HardSwish"])
+def test_branches_side_by_side_compare_at_the_same_time(op):
+    """Two branches take the rounds of one; their convolutions still send their masks one after the other."""
+    b = Builder((1, 3, 6, 6))
+    x = b.conv("x", 4)
+    left, right = b.same(op, b.conv(x, 2, kernel=1, pad=0)), b.same(op, b.conv(x, 5))
+    model = b.model(b.conv(b.op("Concat", left, right, shape=(1, 7, 6, 6), axis=1), 2))
+    compiled = secure(b, model)
+    assert max(ladder(b, model, compiled)) < 2e-3
+    alone, lone = elementwise(op)
+    assert ops(compiled)["ltz"] == 1
+    # Selections that broadcast, as those of pieces with bounds do, are not joined: one round more.
+    rounds = secure(alone, lone).report["rounds"] + 2 + (op == "HardSwish")
+    assert compiled.report["rounds"] == rounds
+    assert compiled.report["comparisons"] == 7 * 36 * (2 if op == "HardSwish" else 1)
 
 
 def test_public_weights_make_linear_layers_local():

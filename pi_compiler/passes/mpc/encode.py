@@ -24,6 +24,7 @@ from pi_compiler.passes.compilation import Compilation, MpcRanges, Precision
 from pi_compiler.passes.mpc.absorb import absorb, join, pool_first
 from pi_compiler.passes.mpc.joint import Deal
 from pi_compiler.passes.mpc.share import share
+from pi_compiler.passes.mpc.stack import stack
 
 _SAMPLES = 32
 _ROOM = 4.0  # how much larger than on calibration data a value may become
@@ -50,6 +51,7 @@ def encode(c: Compilation) -> Compilation:
             graph, precision, protocol.name, deal,
             private=not options.public_weights, low=options.stochastic_bits,
         )  # fmt: skip
+        program = stack(program)
         check(program)
         found = ranges_of(program, samples, local=protocol.truncation == "local")
         tried.append((precision, found))

@@ -198,7 +198,7 @@ def _softmax(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Laz
     elif method == "2relu":
         weights = b.affine(function(b, rows, _fit(node, "rectifier")).made(b), 1.0, number(node, "shift"))
     elif method == "power":
-        weights = rows
+        weights = b.affine(rows, number(node, "gain"), 0.0)
         for _ in range(integer(node, "squarings")):
             weights = b.square(weights)
     else:

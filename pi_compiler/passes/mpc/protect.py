@@ -41,6 +41,8 @@ _LARGEST_DEGREE = 31
 _SEEDS = (1, 2, 4, 8)
 _RELATIVE = 2.0**-11  # of reciprocals and inverse roots: a few units of 16 fractional bits
 _GROWTH = 2.0  # what a polynomial may reach at one and a half times its interval, relative to its function
+_POWER_SUM, _POWER_EPS = 64.0, 1e-3  # largest sum of fourth powers, and what is added relative to it
+_OF_GELU = ("puma", "bumblebee", "mpcformer")
 _POLYNOMIALS = ("Poly", "Square", "Pow")
 
 
@@ -84,7 +86,7 @@ class Protect(Walk):
         """The node itself where it is exact, else what computes its fit."""
         seen = observe(operand, self.values[id(operand)], self.kept, full=True)
         self.ranges[id(operand)] = seen
-        wanted = self.options.activations.get(node.origin, self.options.activation)
+        wanted = self.wanted(node)
         pieces = exact_pieces(node)
         if wanted.method in ("auto", "exact") and (pieces is not None or node.op == "PRelu"):
             comparisons = 1 if pieces is None else len(pieces.breaks) * (2 if pieces.fold else 1) + pieces.fold
@@ -99,6 +101,14 @@ class Protect(Walk):
             return replace(node, inputs=(operand,))
         self.fits.append(Replacement(node.origin, node.op, node.size, fit))
         return made
+
+    def wanted(self, node: Node) -> Activation:
+        """What the user asked for; a published form of GELU for all layers means the layers that are GELU."""
+        own = self.options.activations.get(node.origin)
+        if own is not None:
+            return own
+        everywhere = self.options.activation
+        return Activation() if everywhere.method in _OF_GELU and OPS[node.op].target != "gelu" else everywhere
 
     def fitted(self, node: Node, operand: Node, seen: Range, wanted: Activation) -> tuple[Fit, Node]:
         """A fit and the node that computes it."""
@@ -174,7 +184,10 @@ class Protect(Walk):
         elif method == "2relu":
             attrs["shift"], attrs["rectifier"] = 1e-2 / node.shape[axis - 1], RELU
         else:
-            attrs["squarings"], extra = 2, 1e-3
+            # Scaled so that fixed point keeps the largest sums' bits; the quotient does not change.
+            largest = float((x**4).sum(axis=axis).max())
+            attrs["squarings"], attrs["gain"] = 2, (_POWER_SUM / max(largest, 1e-30)) ** 0.25
+            extra = _POWER_EPS * _POWER_SUM
         attrs["extra"] = extra
         made = replace(node, attrs=attrs)
         _, totals = softmax_weights(made, x)
