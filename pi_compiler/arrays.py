@@ -49,6 +49,20 @@ def read(spec: str, *, single: bool = False) -> tuple[Samples, Labels | None]:
     return checked.x, checked.y
 
 
+def labeled(spec: str) -> tuple[Samples, Labels]:
+    """Samples with their labels.
+
+    Raises:
+        CalibrationError: there are no labels; see also ``read``.
+    """
+    samples, labels = read(spec)
+    if labels is None:
+        raise CalibrationError(
+            f"data {spec} have no labels, and accuracy needs them", hint="numpy.savez(file, x=inputs, y=labels)"
+        )
+    return samples, labels
+
+
 def _labels(path: Path, found: Mapping[str, Array]) -> Labels | None:
     y = found.get("y")
     if y is None:

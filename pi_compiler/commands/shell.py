@@ -26,7 +26,7 @@ Shapes = Annotated[
 ]
 MaxPool = Annotated[
     Literal["refuse", "average"],
-    typer.Option("--maxpool", help="Refuse MaxPool, or put average pooling in its place."),
+    typer.Option("--maxpool", help="Refuse MaxPool (MPC: compute it), or put average pooling in its place."),
 ]
 
 
