@@ -375,9 +375,13 @@ void convert(u64* z, const u64* const* y, const u64* c, std::size_t terms, const
     const V d = set(minus_d);
     for (std::size_t i = 0; i < n; i += 8) {
         V k = load(v + i), a = low(p.zero, k, d), b = high(p.zero, k, d);
-        for (std::size_t j = 0; j < terms; ++j) {
-            V x = load(y[j] + i), w = set(c[j]);
-            a = low(a, x, w), b = high(b, x, w);
+        for (std::size_t start = 0; start < terms; start += CHUNK - 1) {
+            const std::size_t end = start + CHUNK - 1 < terms ? start + CHUNK - 1 : terms;
+            if (start > 0) a = wide.reduce(a, b, p), b = p.zero;
+            for (std::size_t j = start; j < end; ++j) {
+                V x = load(y[j] + i), w = set(c[j]);
+                a = low(a, x, w), b = high(b, x, w);
+            }
         }
         store(z + i, wide.reduce(a, b, p));
     }
@@ -431,7 +435,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 }
 
 const Kernels IFMA = {
-    "avx512ifma", S,          50,     CHUNK - 1, ntt,     intt,      add,  sub,     add_repeated, neg,
+    "avx512ifma", S,          50,     ntt,     intt,      add,  sub,     add_repeated, neg,
     sub_scale,    add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, fft,          reduced,
 };
 

@@ -74,7 +74,12 @@ class NativeRing:
         primes = [*params.primes, *params.special]
         try:
             self.core = core.Ring(
-                params.log_n, primes, len(params.special), default_threads() if threads is None else threads, kernels
+                params.log_n,
+                primes,
+                len(params.special),
+                default_threads() if threads is None else threads,
+                kernels,
+                params.digit,
             )
         except _ERRORS as error:
             raise ParameterError(f"the native backend refuses these parameters: {error}") from error
@@ -207,7 +212,8 @@ def write(
     private: bool = False,
 ) -> int:
     """Write a sealed file; returns its bytes."""
-    named = {"kind": kind, "log_n": params.log_n, "primes": params.primes, "special": params.special, **header}
+    named = {"kind": kind, "log_n": params.log_n, "primes": params.primes, "special": params.special}
+    named |= {"digit": params.digit, **header}
 
     def put(name: str) -> None:
         with open(name, "wb") as file:
@@ -234,8 +240,8 @@ def read(params: Params, path: Path, kind: str) -> tuple[Header, memoryview]:
         header = json.loads(line)
         if not isinstance(header, dict) or header.get("kind") != kind:
             raise ValueError("it holds something else")
-        found = (header.get("log_n"), header.get("primes"), header.get("special"))
-        if found != (params.log_n, list(params.primes), list(params.special)):
+        found = (header.get("log_n"), header.get("primes"), header.get("special"), header.get("digit"))
+        if found != (params.log_n, list(params.primes), list(params.special), params.digit):
             raise ValueError("it is for other parameters")
     except _ERRORS as error:
         raise _damaged(path, kind, error) from error

@@ -50,9 +50,10 @@ bool is_prime(u64 n) {
     return true;
 }
 
-void check_ring(int log_n, const std::vector<u64>& primes, int specials, int threads) {
+void check_ring(int log_n, const std::vector<u64>& primes, int specials, int digit, int threads) {
     if (log_n < 10 || log_n > 17) refuse("log_n must be in 10 .. 17");
-    if (specials < 1 || specials > 15) refuse("the number of special primes must be in 1 .. 15");
+    if (specials < 1 || specials > 64) refuse("the number of special primes must be in 1 .. 64");
+    if (digit < 1 || digit > 64) refuse("the number of primes in a digit must be in 1 .. 64");
     if (primes.size() > 256 || primes.size() <= static_cast<std::size_t>(specials)) refuse("a chain of 1 .. 255 primes");
     if (threads < 1 || threads > 256) refuse("the number of threads must be in 1 .. 256");
     for (u64 q : primes) {
@@ -65,11 +66,13 @@ void check_ring(int log_n, const std::vector<u64>& primes, int specials, int thr
 // A ring as Python sees it.
 class Context {
   public:
-    Context(int log_n, const std::vector<u64>& primes, int specials, int threads, const std::string& kernels) {
-        check_ring(log_n, primes, specials, threads);
+    Context(int log_n, const std::vector<u64>& primes, int specials, int threads, const std::string& kernels,
+            int digit) {
+        if (digit == 0) digit = specials;
+        check_ring(log_n, primes, specials, digit, threads);
         const Kernels* k = choose(kernels, primes);
         py::gil_scoped_release release;
-        ring_ = std::make_unique<Ring>(log_n, primes, specials, threads, k);
+        ring_ = std::make_unique<Ring>(log_n, primes, specials, digit, threads, k);
         encoder_ = std::make_unique<Encoder>(*ring_);
     }
 
@@ -334,8 +337,9 @@ PYBIND11_MODULE(_core, m) {
     py::class_<Digits>(m, "Digits").def_readonly("level", &Digits::level);
 
     py::class_<Context>(m, "Ring")
-        .def(py::init<int, const std::vector<u64>&, int, int, const std::string&>(), py::arg("log_n"),
-             py::arg("primes"), py::arg("specials"), py::arg("threads") = 1, py::arg("kernels") = "")
+        .def(py::init<int, const std::vector<u64>&, int, int, const std::string&, int>(), py::arg("log_n"),
+             py::arg("primes"), py::arg("specials"), py::arg("threads") = 1, py::arg("kernels") = "",
+             py::arg("digit") = 0)
         .def_property_readonly("kernels", [](const Context& c) { return c.ring().k->name; })
         .def("digits", [](const Context& c, int level) { return c.level(level), c.ring().digits(level); })
         .def("load", &load)
