@@ -89,10 +89,14 @@ class NativeEvaluator:
         polys = self._core.rotate(x.polys, self._digits(x), self._key(step, x.polys.level), self._galois[step])
         return NativeCiphertext(self._ring, polys, x.scale)
 
-    def encode_linear(self, values: FloatArray, level: int, scale: float) -> NativePlaintext:
+    def linear_bytes(self, period: int, level: int) -> int:
+        p = self._ring.params
+        return 8 * (level + 1 + len(p.special)) * (1 if period == 1 else 2 * period)
+
+    def encode_linear(self, values: FloatArray, level: int, scale: float, *, late: bool) -> NativePlaintext:
         self._rules.values(values)
         self._rules.room(level, scale)
-        return NativePlaintext(self._ring, self._ring.encode(values, level, scale, extended=True), scale)
+        return NativePlaintext(self._ring, self._ring.encode(values, level, scale, extended=not late, late=late), scale)
 
     def rotate_linear(self, a: Ciphertext, by: int) -> NativeCiphertext:
         x = self._own(a)

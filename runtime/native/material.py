@@ -88,7 +88,9 @@ class NativeRing:
         """The Galois element whose automorphism brings slot i + step to slot i."""
         return pow(3, step, 2 << self.params.log_n)
 
-    def encode(self, values: FloatArray, level: int, scale: float, *, extended: bool = False) -> core.Plain:
+    def encode(
+        self, values: FloatArray, level: int, scale: float, *, extended: bool = False, late: bool = False
+    ) -> core.Plain:
         """Values (period,).
 
         Raises:
@@ -97,7 +99,7 @@ class NativeRing:
         if values.ndim != 1:
             raise ExecutionError(f"one slot vector at a time, not an array of shape {values.shape}")
         try:
-            return self.core.encode(np.asarray(values, np.float64), scale, level, extended)
+            return self.core.encode(np.asarray(values, np.float64), scale, level, extended, late)
         except _ERRORS as error:
             largest = float(np.abs(values).max())
             raise ExecutionError(

@@ -1,6 +1,7 @@
 #include "memory.h"
 
 #include <cstdlib>
+#include <iterator>
 #include <new>
 #include <utility>
 
@@ -12,23 +13,27 @@ namespace pi {
 
 namespace {
 constexpr std::size_t LINE = 64, HUGE_PAGE = std::size_t{2} << 20;
+// Free words that are kept: values shrink with their level, and what no longer fits must not pile up.
+constexpr std::size_t KEPT = std::size_t{64} << 20;
 }
 
 Pool::~Pool() {
-    for (auto& [words, blocks] : free_)
-        for (u64* block : blocks) std::free(block);
+    for (auto& [words, block] : free_) std::free(block);
 }
 
-u64* Pool::take(std::size_t words) {
+u64* Pool::take(std::size_t words, std::size_t& capacity) {
     {
         std::lock_guard<std::mutex> lock(mutex_);
-        auto found = free_.find(words);
-        if (found != free_.end() && !found->second.empty()) {
-            u64* block = found->second.back();
-            found->second.pop_back();
+        auto found = free_.lower_bound(words);
+        if (found != free_.end() && found->first <= words + words / 4) {
+            u64* block = found->second;
+            capacity = found->first;
+            held_ -= capacity;
+            free_.erase(found);
             return block;
         }
     }
+    capacity = words;
     const std::size_t bytes = words * sizeof(u64), align = bytes >= HUGE_PAGE ? HUGE_PAGE : LINE;
     void* block = std::aligned_alloc(align, (bytes + align - 1) / align * align);
     if (!block) throw std::bad_alloc();
@@ -39,13 +44,20 @@ u64* Pool::take(std::size_t words) {
     return static_cast<u64*>(block);
 }
 
-void Pool::give(u64* block, std::size_t words) {
+void Pool::give(u64* block, std::size_t capacity) {
     std::lock_guard<std::mutex> lock(mutex_);
-    free_[words].push_back(block);
+    free_.emplace(capacity, block);
+    held_ += capacity;
+    while (held_ > KEPT) {
+        const auto largest = std::prev(free_.end());
+        held_ -= largest->first;
+        std::free(largest->second);
+        free_.erase(largest);
+    }
 }
 
 Memory::Memory(std::shared_ptr<Pool> pool, std::size_t words)
-    : pool_(std::move(pool)), data_(pool_->take(words)), words_(words) {}
+    : pool_(std::move(pool)), data_(pool_->take(words, capacity_)), words_(words) {}
 
 Memory& Memory::operator=(Memory&& other) noexcept {
     if (this == &other) return *this;
@@ -53,6 +65,7 @@ Memory& Memory::operator=(Memory&& other) noexcept {
     pool_ = std::move(other.pool_);
     data_ = std::exchange(other.data_, nullptr);
     words_ = std::exchange(other.words_, 0);
+    capacity_ = std::exchange(other.capacity_, 0);
     secret = std::exchange(other.secret, false);
     return *this;
 }
@@ -64,7 +77,7 @@ void Memory::release() {
         volatile u64* p = data_;
         for (std::size_t i = 0; i < words_; ++i) p[i] = 0;
     }
-    pool_->give(data_, words_);
+    pool_->give(data_, capacity_);
     data_ = nullptr;
 }
 

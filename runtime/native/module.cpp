@@ -145,6 +145,7 @@ void same(const Context& c, const Polys& a, const Plain& b) {
     c.own(a);
     c.own(b);
     if (a.level != b.level || (a.extended && !b.extended)) refuse("operands at different levels");
+    if (b.late) refuse("a late constant outside a sum of products");
 }
 
 // Polynomials of which the first `given` are the content; the rest is zero.
@@ -172,7 +173,7 @@ Polys load(const Context& c, int polys, int given, int level, bool extended, con
 }
 
 Plain encode(const Context& c, const py::array_t<double, py::array::c_style | py::array::forcecast>& values,
-             double scale, int level, bool extended) {
+             double scale, int level, bool extended, bool late) {
     c.level(level);
     const std::size_t period = static_cast<std::size_t>(values.size());
     if (values.ndim() != 1 || period == 0 || period > c.ring().n / 2 || (period & (period - 1)))
@@ -182,7 +183,7 @@ Plain encode(const Context& c, const py::array_t<double, py::array::c_style | py
         if (!std::isfinite(values.data()[i])) refuse("slot values are not finite");
     const double* data = values.data();
     py::gil_scoped_release release;
-    return c.encoder().encode(data, period, scale, level, extended);
+    return c.encoder().encode(data, period, scale, level, extended, late);
 }
 
 py::array_t<double> decode(const Context& c, const Polys& a) {
@@ -294,7 +295,8 @@ Polys linear(Context& c, const std::vector<std::tuple<Terms, const Polys*, u64>>
         if (terms.empty()) refuse("a sum of nothing");
         for (const auto& [a, b] : terms) {
             if (!a || !b) refuse("a term is missing");
-            same(c, *a, *b);
+            c.own(*a), c.own(*b);
+            if (b->level != level || (a->extended && !b->extended)) refuse("a constant of another basis");
             if (a->level != level || a->polys != 2) refuse("a term at another level or of another dimension");
         }
         if (key) c.key(*key, level);
@@ -352,7 +354,8 @@ PYBIND11_MODULE(_core, m) {
                  return p;
              },
              py::arg("polys"), py::arg("level"), py::arg("extended"), py::arg("secret") = false)
-        .def("encode", &encode, py::arg("values"), py::arg("scale"), py::arg("level"), py::arg("extended") = false)
+        .def("encode", &encode, py::arg("values"), py::arg("scale"), py::arg("level"), py::arg("extended") = false,
+             py::arg("late") = false)
         .def("decode", &decode)
         .def("small", &small)
         .def("uniform", &uniform)

@@ -28,10 +28,12 @@ struct Plain {
     bool extended = false;
     int limbs = 0;
     int log_repeat = 0;
+    bool late = false;  // still coefficients, whole numbers below 2^51, the same for all limbs
     std::size_t n = 0;
     Memory memory;
 
     u64* limb(int i) const { return memory.data() + static_cast<std::size_t>(i) * n; }
+    double* coefficients() const { return reinterpret_cast<double*>(memory.data()); }
 };
 
 // Carries residues modulo the product D of some primes to other primes: x = sum y_k D/q_k - v D
