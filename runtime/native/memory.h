@@ -43,8 +43,8 @@ class Memory {
   private:
     void release();
     std::shared_ptr<Pool> pool_;
-    u64* data_ = nullptr;
     std::size_t words_ = 0, capacity_ = 0;
+    u64* data_ = nullptr;
 };
 
 // Runs the iterations of a loop on several threads. One loop at a time: a second caller works alone.
