@@ -95,7 +95,7 @@ Digits decompose(const Ring& ring, const Polys& a, int poly) {
     d.level = a.level;
     d.limbs = a.level + 1 + ring.specials;
     d.count = ring.digits(a.level);
-    d.memory = ring.take(static_cast<std::size_t>(d.count) * d.limbs * ring.n);
+    d.memory = ring.take((static_cast<std::size_t>(d.count) * d.limbs - a.level - 1) * ring.n);
     d.limb.resize(static_cast<std::size_t>(d.count) * d.limbs);
     std::vector<Source> sources;
     for (int digit = 0; digit < d.count; ++digit) {
@@ -105,15 +105,21 @@ Digits decompose(const Ring& ring, const Polys& a, int poly) {
         sources.emplace_back(ring, ring.digit(digit, width), limbs);
     }
     lift(ring, sources);
-    each_limb(ring, d.count, d.limbs, [&](int digit, int i) {
-        const std::size_t at = static_cast<std::size_t>(digit) * d.limbs + i;
+    std::vector<Target> targets;
+    u64* to = d.memory.data();
+    for (int digit = 0; digit < d.count; ++digit) {
         const int start = ring.digit_start(digit), width = ring.digit_width(digit, a.level);
-        u64* to = d.memory.data() + at * ring.n;
-        if (i >= start && i < start + width)
-            copy(to, a.limb(poly, i), ring.n);
-        else
-            lower(ring, sources[digit], ring.prime(a.level, i), to);
-        d.limb[at] = to;
+        for (int i = 0; i < d.limbs; ++i) {
+            const bool own = i >= start && i < start + width;
+            d.limb[static_cast<std::size_t>(digit) * d.limbs + i] = own ? a.limb(poly, i) : to;
+            if (own) continue;
+            targets.push_back({digit, ring.prime(a.level, i), to});
+            to += ring.n;
+        }
+    }
+    convert(ring, sources, targets);
+    ring.threads.loop(targets.size(), [&](std::size_t t) {
+        ring.k->ntt(targets[t].to, ring.n, ring.tables[targets[t].prime]);
     });
     return d;
 }
@@ -146,14 +152,17 @@ Polys divide_special(const Ring& ring, const Polys& a, int first, const Polys* a
         sources.emplace_back(ring, c, limbs);
     }
     lift(ring, sources);
+    const Polys rounded = ring.polys(z.polys, a.level, false);
+    std::vector<Target> targets;
+    for (int p = 0; p < z.polys; ++p)
+        for (int i = 0; i < z.limbs; ++i) targets.push_back({p, i, rounded.limb(p, i)});
+    convert(ring, sources, targets);
     each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
-        u64* to = z.limb(p, i);
-        Memory scratch = from ? ring.take(ring.n) : Memory();
-        u64* at = from ? scratch.data() : to;
-        lower(ring, sources[p], i, at);
+        u64 *at = rounded.limb(p, i), *to = from ? at : z.limb(p, i);
+        ring.k->ntt(at, ring.n, ring.tables[i]);
         const u64* more = addend && (both || p == 0) ? addend->limb(p, i) : nullptr;
-        ring.k->sub_scale(at, a.limb(first + p, i), at, more, c.divide[i], ring.n, ring.tables[i].m);
-        if (from) ring.k->permute(to, at, from->data(), ring.n);
+        ring.k->sub_scale(to, a.limb(first + p, i), at, more, c.divide[i], ring.n, ring.tables[i].m);
+        if (from) ring.k->permute(z.limb(p, i), at, from->data(), ring.n);
     });
     return z;
 }

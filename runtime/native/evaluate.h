@@ -28,7 +28,7 @@ struct Digits {
     int limbs;
     int count;
     Memory memory;
-    std::vector<const u64*> limb;  // [digit * limbs + i]; a digit's own limbs are those of the source
+    std::vector<const u64*> limb;  // [digit * limbs + i]; a digit's own limbs are the source's, which must stay
 };
 
 Digits decompose(const Ring& ring, const Polys& a, int poly);

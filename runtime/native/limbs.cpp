@@ -5,8 +5,34 @@
 namespace pi {
 
 namespace {
-constexpr std::size_t PARTS = 8;  // of a limb, that threads share
+constexpr std::size_t PARTS = 8;     // of a limb, that threads share
+constexpr std::size_t BLOCK = 1024;  // values of all limbs of a source that stay in cache
+
+// One block of a source to all its targets.
+void convert_block(const Ring& ring, const Source& s, int source, const std::vector<Target>& targets, std::size_t at) {
+    const Conversion& c = *s.conversion;
+    std::vector<const u64*> rows, factors;
+    std::vector<u64*> z;
+    std::vector<u64> minus_d;
+    std::vector<const Modulus*> moduli;
+    for (const u64* row : s.rows) rows.push_back(row + at);
+    for (const Target& t : targets) {
+        if (t.source != source) continue;
+        z.push_back(t.to + at);
+        factors.push_back(c.factors[t.prime].data());
+        minus_d.push_back(c.minus_d[t.prime]);
+        moduli.push_back(&ring.tables[t.prime].m);
+    }
+    if (ring.k->convert_many) {
+        ring.k->convert_many(z.data(), z.size(), rows.data(), factors.data(), rows.size(), s.quotient + at,
+                             minus_d.data(), BLOCK, moduli.data());
+        return;
+    }
+    for (std::size_t t = 0; t < z.size(); ++t)
+        ring.k->convert(z[t], rows.data(), factors[t], rows.size(), s.quotient + at, minus_d[t], BLOCK, *moduli[t]);
 }
+
+}  // namespace
 
 Source::Source(const Ring& ring, const Conversion& c, std::vector<const u64*> limbs_)
     : conversion(&c), limbs(std::move(limbs_)), memory(ring.take((limbs.size() + 1) * ring.n)) {
@@ -31,6 +57,14 @@ void lift(const Ring& ring, std::vector<Source>& sources) {
         std::vector<const u64*> rows;
         for (const u64* row : s.rows) rows.push_back(row + at);
         ring.k->quotients(s.quotient + at, rows.data(), s.conversion->inverse.data(), rows.size(), n / PARTS);
+    });
+}
+
+void convert(const Ring& ring, const std::vector<Source>& sources, const std::vector<Target>& targets) {
+    const std::size_t blocks = ring.n / BLOCK;
+    ring.threads.loop(sources.size() * blocks, [&](std::size_t task) {
+        const std::size_t source = task / blocks;
+        convert_block(ring, sources[source], static_cast<int>(source), targets, task % blocks * BLOCK);
     });
 }
 

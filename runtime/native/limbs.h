@@ -37,4 +37,14 @@ void lift(const Ring& ring, std::vector<Source>& sources);
 // The lifted residues modulo another prime, in transformed order.
 void lower(const Ring& ring, const Source& s, int prime, u64* z);
 
+// Where the lifted residues of a source are to go.
+struct Target {
+    int source;
+    int prime;
+    u64* to;
+};
+
+// All targets, as coefficients. A source of many limbs does not fit a cache: part by part it is read once.
+void convert(const Ring& ring, const std::vector<Source>& sources, const std::vector<Target>& targets);
+
 }  // namespace pi

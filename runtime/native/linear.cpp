@@ -125,8 +125,8 @@ void accumulate(const Ring& ring, Polys& total, const Polys& u, const Giant& gia
         each_limb(ring, 2, total.limbs, [&](int p, int i) { addend(total.limb(p, i), p, i); });
         return;
     }
-    const Digits digits = u.extended ? decompose(ring, divide_special(ring, u, 1, nullptr, false, nullptr), 0)
-                                     : decompose(ring, u, 1);
+    const Polys second = u.extended ? divide_special(ring, u, 1, nullptr, false, nullptr) : Polys();
+    const Digits digits = u.extended ? decompose(ring, second, 0) : decompose(ring, u, 1);
     each_limb(ring, 1, total.limbs, [&](int, int i) {
         const Memory scratch = ring.take(3 * ring.n);
         u64 *z0 = scratch.data(), *z1 = z0 + ring.n, *moved = z1 + ring.n;

@@ -15,7 +15,7 @@ namespace pi {
 namespace {
 constexpr std::size_t LINE = 64, HUGE_PAGE = std::size_t{2} << 20;
 // Free words that are kept: values shrink with their level, and what no longer fits must not pile up.
-constexpr std::size_t KEPT = std::size_t{64} << 20;
+constexpr std::size_t KEPT = std::size_t{192} << 20;
 
 std::size_t up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
 

@@ -97,7 +97,8 @@ class Context {
     }
     void own(const Digits& d) const {
         level(d.level);
-        const std::size_t words = static_cast<std::size_t>(ring_->digits(d.level)) * d.limbs * ring_->n;
+        const std::size_t limbs = static_cast<std::size_t>(ring_->digits(d.level)) * d.limbs;
+        const std::size_t words = (limbs - d.level - 1) * ring_->n;
         if (d.limbs != d.level + 1 + ring_->specials || d.memory.words() != words) refuse("digits of another ring");
     }
     void cipher(const Polys& p) const {
@@ -416,7 +417,7 @@ PYBIND11_MODULE(_core, m) {
                 c.cipher(a);
                 if (a.polys != 2) refuse("only dimension 2 can be rotated");
                 return decompose(c.ring(), a, 1);
-            }, Unlocked())
+            }, Unlocked(), py::keep_alive<0, 2>())
         .def("rotate", [](Context& c, const Polys& a, const Digits& digits, const Polys& key, u64 galois) {
                 c.cipher(a), c.own(digits), c.key(key, a.level);
                 if (a.polys != 2 || digits.level != a.level) refuse("these are not the digits of that ciphertext");
