@@ -46,7 +46,8 @@ class _Ring:
         files.require_secure(params, insecure=insecure)
         if len(params.special) != 1 or params.digit != 1:
             raise ParameterError(
-                f"SEAL switches keys with one special prime and one prime a digit, not {len(params.special)} and {params.digit}"
+                f"SEAL switches keys with one special prime and one prime a digit, "
+                f"not {len(params.special)} and {params.digit}"
             )
         self.params = params
         secure = security_bits(params.log_n, params.log_qp) > 0
