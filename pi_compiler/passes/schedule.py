@@ -32,6 +32,7 @@ of up to sqrt(12 N) / pi times that in the first slots. Six bits above the digit
 would cost the scale more than they bring (measured on the MNIST networks with 3, 6 and 9)."""
 
 _LARGEST_SCALE = 50.0
+_SCALE_STEP, _SCALE_TRIES = 0.05, 8
 _WIDEST_DIGIT = 30
 _KEY_PRODUCT = 0.7
 """A limb's product with both polynomials of a key, in transforms (native at N = 2^16)."""
@@ -149,7 +150,13 @@ def by_digit(log_n: int, depth: int, options: Options, limits: Limits) -> list[P
         wanted = options.log_scale if options.log_scale is not None else largest
         if wanted > largest or (options.log_scale is None and largest < needed) or wanted < log_n + 2:
             break
-        found.append(parameters(log_n, depth, wanted, limits, options.insecure, digit))
+        # Primes are near 2^b only: many of them may lie above it by more than is spare.
+        tries = [wanted - k * _SCALE_STEP for k in range(_SCALE_TRIES if options.log_scale is None else 1)]
+        for log_scale in tries:
+            p = parameters(log_n, depth, log_scale, limits, True, digit)
+            if options.insecure or p.security:
+                found.append(p)
+                break
     return found
 
 

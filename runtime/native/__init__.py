@@ -3,7 +3,8 @@
 Hybrid key switching: ``Params.digit`` primes of the chain form a digit, and the special primes are as
 many as such a digit needs: the planner's to choose. A rotation's key is only as large as the highest
 level at which it is used. Rotations of one ciphertext share its decomposition (Halevi and Shoup,
-"Faster homomorphic linear transformations in HElib", 2018). A plaintext of period p takes a transform of 2p values and 16p bytes per prime.
+"Faster homomorphic linear transformations in HElib", 2018). A plaintext of period p takes a transform
+of 2p values and 16p bytes per prime.
 
 ``secret`` is the data owner's side and holds everything that touches the secret key; ``evaluator``
 never imports it.
