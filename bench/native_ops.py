@@ -1,8 +1,7 @@
 """Single operations of the native backend against SEAL through TenSEAL, one thread each.
 
 Same ring degree, same chain of primes, same levels; each with the key switching that suits it: SEAL
-one special prime and one prime a digit, native as many as ``DIGIT`` says (the security table holds for
-both). Rotations are also timed on two threads. Batches of
+one special prime, native as many as ``SPECIALS`` says (the security table holds for both). Batches of
 calls alternate, so that both see the same noise of the machine; the first call of a batch, which
 finds the other side's data in the caches, is not counted; medians. Operands change from call to
 call: in a program every rotation reads another key.
@@ -32,14 +31,12 @@ from typing import TypeVar
 import numpy as np
 
 from pi_compiler.ir.params import Params, make_params
-from pi_compiler.passes.schedule import SPECIAL_BITS
 from pi_compiler.runtime.native import NativeBackend
 from pi_compiler.runtime.native._core import Polys
 from pi_compiler.runtime.tenseal import TensealBackend
 
-DIGIT = {(13, 3): 2, (14, 6): 4, (15, 13): 7}
-"""Primes in a digit; as many special primes. Scales are the largest that the security table then allows, about."""
-LOG_SCALE = {13: 33, 14: 38, 15: 40, 16: 40}
+SPECIALS = {(13, 3): 1, (14, 6): 2, (15, 13): 4}
+LOG_SCALE = {13: 40, 14: 42, 15: 42, 16: 42}
 KEYS = 8
 BATCH = 5
 RESULT = Path(__file__).parent / "results" / "native_ops.json"
@@ -47,10 +44,9 @@ RESULT = Path(__file__).parent / "results" / "native_ops.json"
 Operand = TypeVar("Operand")
 
 
-def parameters(log_n: int, level: int, digit: int) -> Params:
+def parameters(log_n: int, level: int, specials: int) -> Params:
     bits = LOG_SCALE[log_n]
-    special = bits + SPECIAL_BITS / digit
-    return make_params(log_n, level, bits, log_q0=bits + 4, log_special=special, specials=digit)
+    return make_params(log_n, level, bits, log_q0=bits + 4, log_special=bits + 6, specials=specials)
 
 
 def cases(backend: NativeBackend | TensealBackend, params: Params, level: int) -> dict[str, Callable[[int], object]]:
@@ -83,8 +79,8 @@ def seconds(act: Callable[[Operand], object], i: Operand) -> float:
 
 
 def compare(log_n: int, level: int, rounds: int) -> list[dict[str, str | float]]:
-    digit = DIGIT[log_n, level]
-    ours = cases(NativeBackend(threads=1), parameters(log_n, level, digit), level)
+    specials = SPECIALS[log_n, level]
+    ours = cases(NativeBackend(threads=1), parameters(log_n, level, specials), level)
     peer = cases(TensealBackend(), parameters(log_n, level, 1), level)
     rows: list[dict[str, str | float]] = []
     for name, act in ours.items():
@@ -101,29 +97,10 @@ def compare(log_n: int, level: int, rounds: int) -> list[dict[str, str | float]]
                 "peer": "SEAL (TenSEAL)",
                 "peer_value": round(peer_value, 4),
                 "ratio": round(peer_value / value, 2),
-                "digit": digit,
+                "specials": specials,
             }
         )
     return rows
-
-
-def threaded(log_n: int, level: int, rounds: int) -> dict[str, str | float]:
-    """A rotation on two threads against one."""
-    params = parameters(log_n, level, DIGIT[log_n, level])
-    one, two = (cases(NativeBackend(threads=n), params, level)["rotate"] for n in (1, 2))
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(2 * rounds):
-        for side, call in zip(times, (two, one), strict=True):
-            side += [seconds(call, i) for i in range(BATCH)][1:]
-    value, peer_value = (1e3 * statistics.median(side) for side in times)
-    return {
-        "name": f"rotate_two_threads_n{log_n}_l{level}",
-        "value": round(value, 4),
-        "unit": "ms",
-        "peer": "one thread",
-        "peer_value": round(peer_value, 4),
-        "ratio": round(peer_value / value, 2),
-    }
 
 
 CHAIN = """
@@ -182,9 +159,8 @@ def transforms(rounds: int) -> list[dict[str, str | float]]:
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     rows = transforms(rounds)
-    for log_n, level in DIGIT:
+    for log_n, level in SPECIALS:
         rows += compare(log_n, level, rounds)
-    rows.append(threaded(15, 13, rounds))
     for row in rows:
         print(f"{row['name']:26} {row['value']:9} {row['unit']}  peer {row['peer_value']:9}  ratio {row['ratio']}")
     RESULT.parent.mkdir(exist_ok=True)

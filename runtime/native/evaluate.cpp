@@ -152,7 +152,9 @@ Polys divide_special(const Ring& ring, const Polys& a, int first, const Polys* a
         sources.emplace_back(ring, c, limbs);
     }
     lift(ring, sources);
-    const Polys rounded = ring.polys(z.polys, a.level, false);
+    Polys rounded = ring.polys(z.polys, a.level, false);
+    rounded.memory.secret = a.memory.secret;
+    for (Source& source : sources) source.memory.secret = a.memory.secret;
     std::vector<Target> targets;
     for (int p = 0; p < z.polys; ++p)
         for (int i = 0; i < z.limbs; ++i) targets.push_back({p, i, rounded.limb(p, i)});
