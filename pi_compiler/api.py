@@ -19,7 +19,7 @@ from pi_compiler.cost_mpc import load_mpc_prices, network_of
 from pi_compiler.errors import BudgetError, ModelError, ParameterError, ShapeMismatch
 from pi_compiler.ir.graph import FloatArray, Graph
 from pi_compiler.ir.params import Params
-from pi_compiler.ir.program import Program, Signature
+from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Program, Signature
 from pi_compiler.ir.protocols import protocol_of
 from pi_compiler.mpc import CompiledMpc, compile_mpc
 from pi_compiler.options import Options
@@ -30,7 +30,7 @@ from pi_compiler.report.plan import plan_report
 from pi_compiler.report.precision import simulated_bits
 from pi_compiler.runtime.backend import get_backend
 from pi_compiler.runtime.executor import Progress
-from pi_compiler.runtime.session import DEFAULT_PLAINTEXT_MEMORY, Result, Session
+from pi_compiler.runtime.session import Result, Session
 
 if TYPE_CHECKING:
     import onnx
@@ -242,7 +242,8 @@ def prepare(
         costs, prices = costs or _NO_RING, load_mpc_prices(options.protocol)
     else:
         can = get_backend(options.backend).capabilities
-        limits = Limits(can.max_log_n, can.fast_prime_bits or can.max_prime_bits, can.specials)
+        bits = can.fast_prime_bits or can.max_prime_bits
+        limits = Limits(can.max_log_n, bits, can.specials, can.any_specials, can.fused)
     imported = import_model(
         onnx_source(model, example_input), input_shapes=input_shapes, maxpool=options.maxpool, target=options.target
     )

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from pi_compiler.ir.layout import Layout
 
+DEFAULT_PLAINTEXT_MEMORY = 2 << 30
+"""Bytes that encoded constants may take if the user does not say."""
+
 
 class Opcode(enum.IntEnum):
     """The instructions. ``a`` and ``b`` are operands, ``imm`` and ``const`` immediate ones."""
@@ -128,6 +131,14 @@ class Program:
     def rotations(self) -> frozenset[int]:
         """The distinct rotation amounts: one key each."""
         return frozenset(self.imm[self.op == Opcode.ROTATE].tolist())
+
+    def rotation_levels(self) -> dict[int, int]:
+        """Per distinct rotation amount the highest level at which it is used: how large its key has to be."""
+        at = np.flatnonzero(self.op == Opcode.ROTATE)
+        found: dict[int, int] = {}
+        for step, level in zip(self.imm[at].tolist(), self.level[self.a[at]].tolist(), strict=True):
+            found[step] = max(level, found.get(step, 0))
+        return found
 
     def count(self, op: Opcode) -> int:
         """How many instructions have this opcode."""

@@ -1,9 +1,10 @@
 """Our own CKKS evaluator: C++ with AVX-512 where the processor has it, behind the interface of all backends.
 
-Hybrid key switching: as many primes of the chain form a digit as there are special primes
-(``Params.special``), so the number of special primes is the planner's to choose. Rotations of one
-ciphertext share its decomposition (Halevi and Shoup, "Faster homomorphic linear transformations
-in HElib", 2018). A plaintext of period p takes a transform of 2p values and 16p bytes per prime.
+Hybrid key switching: ``Params.digit`` primes of the chain form a digit, and the special primes are as
+many as such a digit needs: the planner's to choose. A rotation's key is only as large as the highest
+level at which it is used. Rotations of one ciphertext share its decomposition (Halevi and Shoup,
+"Faster homomorphic linear transformations in HElib", 2018). A plaintext of period p takes a transform
+of 2p values and 16p bytes per prime.
 
 ``secret`` is the data owner's side and holds everything that touches the secret key; ``evaluator``
 never imports it.
@@ -11,13 +12,12 @@ never imports it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pi_compiler.errors import ExecutionError
 from pi_compiler.ir.params import Params
-from pi_compiler.runtime.backend import SHARED_OPCODES, Capabilities, EvalKeys
+from pi_compiler.runtime.backend import SHARED_OPCODES, Capabilities, EvalKeys, Rotations
 from pi_compiler.runtime.native.evaluator import NativeEvaluator
 from pi_compiler.runtime.native.material import NativeKeys, NativeRing, core_error, load_keys
 
@@ -42,6 +42,7 @@ class NativeBackend:
         encrypted=True,
         batch=False,
         any_specials=True,
+        fused=True,
         fast_prime_bits=50,
     )
 
@@ -55,7 +56,7 @@ class NativeBackend:
         return NativeRing(params, insecure=insecure, threads=self._threads, kernels=self._kernels)
 
     def keygen(
-        self, params: Params, rotations: Iterable[int], *, relinearize: bool = True, insecure: bool = False
+        self, params: Params, rotations: Rotations, *, relinearize: bool = True, insecure: bool = False
     ) -> NativeClient:
         from pi_compiler.runtime.native.secret import NativeClient
 
@@ -75,7 +76,7 @@ class NativeBackend:
         self,
         params: Params,
         path: Path,
-        rotations: Iterable[int] = (),
+        rotations: Rotations = (),
         *,
         relinearize: bool = True,
         insecure: bool = False,

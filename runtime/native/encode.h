@@ -16,8 +16,9 @@ class Encoder {
   public:
     explicit Encoder(const Ring& ring);
 
-    // One period of values; throws std::out_of_range where a coefficient does not fit the modulus.
-    Plain encode(const double* values, std::size_t period, double scale, int level, bool extended) const;
+    // One period of values; throws std::out_of_range where a coefficient does not fit the modulus. Late
+    // ones stay coefficients if these are below 2^51.
+    Plain encode(const double* values, std::size_t period, double scale, int level, bool extended, bool late) const;
     // The values times their scale of a polynomial in transformed order.
     std::vector<double> decode(const Polys& a) const;
 
