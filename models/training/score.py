@@ -84,7 +84,7 @@ def observe(module: GraphModule, data: Dataset) -> None:
     whose values escape would otherwise stretch it without bound, and nothing would ever lie outside.
     """
     module.eval()
-    found: dict[str, tuple[nn.Module, list[torch.Tensor], list[torch.Tensor]]] = {}
+    found: dict[str, tuple[nn.Module, list[float], list[float]]] = {}
 
     def see(step: Step, x: torch.Tensor) -> None:
         function = step.function if isinstance(step, Activation) else None
@@ -92,14 +92,15 @@ def observe(module: GraphModule, data: Dataset) -> None:
             return
         _, lows, highs = found.setdefault(step.node.origin, (function, [], []))
         flat = torch.nan_to_num(x.flatten(1), nan=0.0)
-        lows.append(flat.min(1).values)
-        highs.append(flat.max(1).values)
+        # As numbers: tensors this small, kept between large ones, would let the heap grow by a batch each time.
+        lows.extend(flat.amin(1).tolist())
+        highs.extend(flat.amax(1).tolist())
 
     with torch.no_grad(), _watch(module, see):
         for start in range(0, len(data), _BATCH):
             module(torch.from_numpy(data.x[start : start + _BATCH]))
     for function, lows, highs in found.values():
-        low, high = (float(torch.quantile(torch.cat(v).double(), q)) for v, q in ((lows, _TAIL), (highs, 1.0 - _TAIL)))
+        low, high = (float(np.quantile(v, q)) for v, q in ((lows, _TAIL), (highs, 1.0 - _TAIL)))
         wider = max(_WIDER * (high - low), 1e-6)
         for name, value in (("low", low - wider), ("high", high + wider)):
             getattr(function, name).fill_(value)
