@@ -1,4 +1,4 @@
-"""Our own CKKS evaluator: C++ with AVX-512 where the processor has it, behind the interface of all backends.
+"""Our own CKKS evaluator: C++ with AVX-512 or AVX2 where the processor has it, behind the interface of all backends.
 
 Hybrid key switching: as many primes of the chain form a digit as there are special primes
 (``Params.special``), so the number of special primes is the planner's to choose. Rotations of one
@@ -30,7 +30,7 @@ class NativeBackend:
 
     Args:
         threads: threads that share the limbs of an operation; None: PI_THREADS, or one per core.
-        kernels: instruction set, ``"portable"`` or ``"avx512ifma"``; empty: the fastest that can.
+        kernels: instruction set, ``"avx512ifma"``, ``"avx2"`` or ``"portable"``; empty: the fastest that can.
     """
 
     name = "native"

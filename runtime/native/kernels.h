@@ -64,10 +64,13 @@ struct Kernels {
     void (*fft)(double* re, double* im, std::size_t n, const double* cosine, const double* sine, double sign);
     // Whether every value is below q.
     bool (*reduced)(const u64* x, std::size_t n, const Modulus& m);
+    // A twiddle factor in the form that ntt and intt read; null where that is a Factor.
+    Factor (*twiddle)(u64 w, const Modulus& m) = nullptr;
 };
 
 const Kernels* portable_kernels();
 // Null where the compiler or the processor cannot.
 const Kernels* ifma_kernels();
+const Kernels* avx2_kernels();
 
 }  // namespace pi

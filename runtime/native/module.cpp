@@ -24,13 +24,22 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument(why); }
 
+// What this processor can run, fastest first.
+std::vector<const Kernels*> instruction_sets() {
+    std::vector<const Kernels*> found{ifma_kernels(), avx2_kernels(), portable_kernels()};
+    found.erase(std::remove(found.begin(), found.end(), nullptr), found.end());
+    return found;
+}
+
 const Kernels* choose(const std::string& name, const std::vector<u64>& primes) {
-    const Kernels* fast = ifma_kernels();
-    if (!name.empty() && name != "portable" && (!fast || name != fast->name)) refuse("no such instruction set: " + name);
     const u64 largest = *std::max_element(primes.begin(), primes.end());
-    if (fast && name != "portable" && !(largest >> fast->max_prime_bits)) return fast;
-    if (name == "portable" || name.empty()) return portable_kernels();
-    refuse("a prime is too large for " + name);
+    bool known = name.empty();
+    for (const Kernels* k : instruction_sets()) {
+        if (!name.empty() && name != k->name) continue;
+        known = true;
+        if (!(largest >> k->max_prime_bits)) return k;
+    }
+    refuse(known ? "a prime is too large for " + name : "no such instruction set: " + name);
 }
 
 bool is_prime(u64 n) {
@@ -316,8 +325,7 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "CKKS arithmetic in residues; see pi_compiler.runtime.native.";
     m.def("instruction_sets", [] {
         std::vector<std::string> names;
-        if (const Kernels* k = ifma_kernels()) names.emplace_back(k->name);
-        names.emplace_back(portable_kernels()->name);
+        for (const Kernels* k : instruction_sets()) names.emplace_back(k->name);
         return names;
     });
 
