@@ -27,6 +27,7 @@ from pi_compiler.report.plan import plan_report
 from pi_compiler.report.precision import simulated_bits
 from pi_compiler.runtime.backend import get_backend
 from pi_compiler.runtime.executor import Progress
+from pi_compiler.runtime.flooding import Flood
 from pi_compiler.runtime.session import DEFAULT_PLAINTEXT_MEMORY, Result, Session
 
 if TYPE_CHECKING:
@@ -94,11 +95,21 @@ class CompiledModel:
         *,
         plaintext_memory: int = DEFAULT_PLAINTEXT_MEMORY,
         insecure: bool = False,
+        flood: Flood | None = None,
     ) -> Session:
-        """Fresh keys on a backend; the returned session answers as many inputs as wanted."""
+        """Fresh keys on a backend; the returned session answers as many inputs as wanted.
+
+        With ``flood``, its outputs carry the noise that lets them leave the owner of the key.
+        """
         name = str(self.report["backend"]) if backend == "auto" else backend
         return Session(
-            self.program, self.params, self.signature, name, plaintext_memory=plaintext_memory, insecure=insecure
+            self.program,
+            self.params,
+            self.signature,
+            name,
+            plaintext_memory=plaintext_memory,
+            insecure=insecure,
+            flood=flood,
         )
 
     def run(self, x: Samples, *, backend: str = "auto", progress: Progress | None = None) -> Result:

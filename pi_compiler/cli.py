@@ -269,6 +269,16 @@ def run(
         Path | None,
         typer.Option("--profile", metavar="TRACE.json", help="Write what took how long (Perfetto opens it)."),
     ] = None,
+    flood_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--flood-bits",
+            min=1,
+            max=64,
+            metavar="K",
+            help="Put noise over the answers, so that handing them to others leaves K bits of security.",
+        ),
+    ] = None,
     insecure: Insecure = False,
     json: JsonFile = None,
 ) -> None:
@@ -285,7 +295,9 @@ def run(
     samples, _ = read_samples(input, single=True)
     inputs = {name: x[:limit] for name, x in stacked(compiled, samples).items()}
     with progress() as report:
-        measured, found, _ = timed_run(compiled, inputs, backend, insecure=insecure, progress=report)
+        measured, found, _ = timed_run(
+            compiled, inputs, backend, insecure=insecure, flood_bits=flood_bits, progress=report
+        )
     if output is not None:
         arrays.write(output, found.outputs)
     if profile is not None:

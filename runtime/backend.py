@@ -15,7 +15,7 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -69,8 +69,22 @@ class EvalKeys(Protocol):
         """Size in memory."""
 
 
+class PublicKey(Protocol):
+    """What third parties encrypt with; only the owner of the secret key can decrypt."""
+
+    def encrypt(self, slots: FloatArray, level: int, scale: float) -> Ciphertext:
+        """Encrypt one slot vector (one period; repeated to fill)."""
+
+    def save(self, path: Path) -> int:
+        """Write the key; returns the bytes written."""
+
+
 class Client(Protocol):
     """The data owner's side: holds the secret key."""
+
+    @property
+    def public_key(self) -> PublicKey:
+        """What third parties encrypt with, made when first asked for; no secret in it."""
 
     def encrypt(self, slots: FloatArray, level: int, scale: float) -> Ciphertext:
         """Encrypt one slot vector (one period; repeated to fill) under the secret key."""
@@ -141,6 +155,14 @@ class Evaluator(Protocol):
     def drop_level(self, a: Ciphertext, level: int) -> Ciphertext: ...
 
 
+@runtime_checkable
+class Conjugating(Protocol):
+    """An evaluator that can also conjugate every slot."""
+
+    def conjugate(self, a: Ciphertext) -> Ciphertext:
+        """Dimension 2 only; takes a key of its own."""
+
+
 class Backend(Protocol):
     """One way to run a program."""
 
@@ -168,6 +190,9 @@ class Backend(Protocol):
     def load_keys(self, params: Params, folder: Path, *, insecure: bool = False) -> EvalKeys:
         """Evaluation keys written by ``Client.save_eval_keys``."""
 
+    def load_public_key(self, params: Params, path: Path, *, insecure: bool = False) -> PublicKey:
+        """The key that ``PublicKey.save`` wrote."""
+
     def load_client(
         self,
         params: Params,
@@ -189,7 +214,7 @@ BACKENDS: dict[str, str] = {
 """Name -> "module:Class", imported on demand."""
 
 SHARED_OPCODES = frozenset(Opcode) - {Opcode.CONJUGATE, Opcode.BOOTSTRAP}
-"""The instructions that ``Evaluator`` has methods for."""
+"""The instructions that ``Evaluator`` has methods for; ``Conjugating`` has one more."""
 
 
 def fill(values: FloatArray, slots: int) -> FloatArray:

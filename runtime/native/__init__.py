@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from pi_compiler.errors import ExecutionError
 from pi_compiler.ir.params import Params
+from pi_compiler.ir.program import Opcode
 from pi_compiler.runtime.backend import SHARED_OPCODES, Capabilities, EvalKeys
 from pi_compiler.runtime.native.evaluator import NativeEvaluator
 from pi_compiler.runtime.native.material import NativeKeys, NativeRing, core_error, load_keys
 
 if TYPE_CHECKING:
-    from pi_compiler.runtime.native.secret import NativeClient
+    from pi_compiler.runtime.native.secret import NativeClient, NativePublicKey
 
 
 class NativeBackend:
@@ -35,7 +36,7 @@ class NativeBackend:
 
     name = "native"
     capabilities = Capabilities(
-        SHARED_OPCODES,
+        SHARED_OPCODES | {Opcode.CONJUGATE},
         max_log_n=16,
         max_prime_bits=60,
         specials=1,
@@ -55,11 +56,22 @@ class NativeBackend:
         return NativeRing(params, insecure=insecure, threads=self._threads, kernels=self._kernels)
 
     def keygen(
-        self, params: Params, rotations: Iterable[int], *, relinearize: bool = True, insecure: bool = False
+        self,
+        params: Params,
+        rotations: Iterable[int],
+        *,
+        relinearize: bool = True,
+        conjugate: bool = False,
+        insecure: bool = False,
     ) -> NativeClient:
         from pi_compiler.runtime.native.secret import NativeClient
 
-        return NativeClient.generate(self._ring(params, insecure), rotations, relinearize)
+        return NativeClient.generate(self._ring(params, insecure), rotations, relinearize, conjugate)
+
+    def load_public_key(self, params: Params, path: Path, *, insecure: bool = False) -> NativePublicKey:
+        from pi_compiler.runtime.native.secret import NativePublicKey
+
+        return NativePublicKey.load(self._ring(params, insecure), path)
 
     def evaluator(self, params: Params, keys: EvalKeys) -> NativeEvaluator:
         if not isinstance(keys, NativeKeys):

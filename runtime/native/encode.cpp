@@ -41,10 +41,12 @@ Encoder::Encoder(const Ring& ring) : ring_(ring) {
     }
 }
 
-Plain Encoder::encode(const double* values, std::size_t period, double scale, int level, bool extended) const {
+Plain Encoder::encode(const double* values, std::size_t period, double scale, int level, bool extended,
+                      bool secret) const {
     const int log_p = __builtin_ctzll(period);
     const std::size_t size = period == 1 ? 1 : 2 * period;
     Memory memory = ring_.take(4 * period);
+    memory.secret = secret;
     double* x = reinterpret_cast<double*>(memory.data());
     if (period == 1) {
         x[0] = std::rint(values[0] * scale);
@@ -74,6 +76,7 @@ Plain Encoder::encode(const double* values, std::size_t period, double scale, in
     plain.log_repeat = ring_.log_n - __builtin_ctzll(size);
     plain.n = size;
     plain.memory = ring_.take(plain.limbs * size);
+    plain.memory.secret = secret;
     ring_.threads.loop(size < 1024 ? 1 : plain.limbs, [&](std::size_t task) {
         const int first = static_cast<int>(task), end = size < 1024 ? plain.limbs : first + 1;
         for (int i = first; i < end; ++i) {
@@ -102,10 +105,12 @@ void Encoder::residues(u64* z, const double* x, std::size_t count, double larges
     }
 }
 
-std::vector<double> Encoder::decode(const Polys& a) const {
+void Encoder::decode(const Polys& a, double* slots) const {
     const std::size_t n = ring_.n, half = n / 2;
     const int limbs = a.level + 1;
-    Memory memory = ring_.take(static_cast<std::size_t>(limbs) * n);
+    Memory memory = ring_.take(static_cast<std::size_t>(limbs) * n), work = ring_.take(2 * n);
+    memory.secret = work.secret = true;
+    double *values = reinterpret_cast<double*>(work.data()), *re = values + n, *im = re + half;
     const auto row = [&](int i) { return memory.data() + static_cast<std::size_t>(i) * n; };
     ring_.threads.loop(limbs, [&](std::size_t task) {
         const int i = static_cast<int>(task);
@@ -117,7 +122,6 @@ std::vector<double> Encoder::decode(const Polys& a) const {
     for (int i = 0; i < limbs; ++i)
         for (int j = 0; j < i; ++j)
             inverse[i].push_back(ring_.factor(inverse_mod(ring_.primes[j] % ring_.primes[i], ring_.primes[i]), i));
-    std::vector<double> re(half), im(half), values(n);
     constexpr std::size_t BLOCK = 256;
     ring_.threads.loop(n / BLOCK, [&](std::size_t block) {
         std::vector<u64> digit(limbs);
@@ -143,11 +147,9 @@ std::vector<double> Encoder::decode(const Polys& a) const {
         re[to] = values[k] * c - values[k + half] * s;
         im[to] = values[k] * s + values[k + half] * c;
     }
-    ring_.k->fft(re.data(), im.data(), half, cosine_.data(), sine_.data(), 1.0);
-    std::vector<double> slots(half);
+    ring_.k->fft(re, im, half, cosine_.data(), sine_.data(), 1.0);
     const std::vector<u32>& place = place_[ring_.log_n - 1];
     for (std::size_t j = 0; j < half; ++j) slots[j] = re[reverse_bits(place[j], ring_.log_n - 1)];
-    return slots;
 }
 
 }  // namespace pi

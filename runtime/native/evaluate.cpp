@@ -185,6 +185,7 @@ Polys divide_special(const Ring& ring, const Polys& a, int first, const Polys* a
         std::vector<const u64*> limbs;
         for (int i = 0; i < ring.specials; ++i) limbs.push_back(a.limb(first + static_cast<int>(p), a.level + 1 + i));
         sources[p] = lift_source(ring, c, limbs);
+        sources[p].memory.secret = a.memory.secret;
     });
     each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
         u64* to = z.limb(p, i);

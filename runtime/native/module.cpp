@@ -178,7 +178,7 @@ Polys load(const Context& c, int polys, int given, int level, bool extended, con
 }
 
 Plain encode(const Context& c, const py::array_t<double, py::array::c_style | py::array::forcecast>& values,
-             double scale, int level, bool extended) {
+             double scale, int level, bool extended, bool secret) {
     c.level(level);
     const std::size_t period = static_cast<std::size_t>(values.size());
     if (values.ndim() != 1 || period == 0 || period > c.ring().n / 2 || (period & (period - 1)))
@@ -188,18 +188,19 @@ Plain encode(const Context& c, const py::array_t<double, py::array::c_style | py
         if (!std::isfinite(values.data()[i])) refuse("slot values are not finite");
     const double* data = values.data();
     py::gil_scoped_release release;
-    return c.encoder().encode(data, period, scale, level, extended);
+    return c.encoder().encode(data, period, scale, level, extended, secret);
 }
 
 py::array_t<double> decode(const Context& c, const Polys& a) {
     c.own(a);
     if (a.polys != 1 || a.extended) refuse("only one polynomial over the chain can be decoded");
-    std::vector<double> values;
+    py::array_t<double> slots(static_cast<py::ssize_t>(a.n / 2));
+    double* to = slots.mutable_data();
     {
         py::gil_scoped_release release;
-        values = c.encoder().decode(a);
+        c.encoder().decode(a, to);
     }
-    return py::array_t<double>(static_cast<py::ssize_t>(values.size()), values.data());
+    return slots;
 }
 
 // ---- For the side that holds the secret: arithmetic on named polynomials ----
@@ -356,7 +357,8 @@ PYBIND11_MODULE(_core, m) {
                  return p;
              },
              py::arg("polys"), py::arg("level"), py::arg("extended"), py::arg("secret") = false)
-        .def("encode", &encode, py::arg("values"), py::arg("scale"), py::arg("level"), py::arg("extended") = false)
+        .def("encode", &encode, py::arg("values"), py::arg("scale"), py::arg("level"), py::arg("extended") = false,
+             py::arg("secret") = false)
         .def("decode", &decode)
         .def("small", &small)
         .def("uniform", &uniform)
@@ -412,6 +414,13 @@ PYBIND11_MODULE(_core, m) {
                 c.cipher(a), c.key(key, a.level);
                 if (a.polys != 3) refuse("only dimension 3 can be relinearized");
                 return relinearize(c.ring(), a, key);
+            }, Unlocked())
+        .def("divide_special", [](const Context& c, const Polys& a) {
+                c.own(a);
+                if (!a.extended) refuse("only the extended basis has special primes to divide by");
+                Polys z = divide_special(c.ring(), a, 0, nullptr, false, nullptr);
+                z.memory.secret = a.memory.secret;
+                return z;
             }, Unlocked())
         .def("decompose", [](const Context& c, const Polys& a) {
                 c.cipher(a);

@@ -25,7 +25,7 @@ from pi_compiler.runtime.executor import execute, prepare
 from pi_compiler.runtime.fuse import fuse
 from pi_compiler.runtime.native import NativeBackend
 from pi_compiler.runtime.native.evaluator import NativeEvaluator
-from pi_compiler.runtime.native.material import NativeCiphertext, core, core_error
+from pi_compiler.runtime.native.material import NativeCiphertext, NativeKeys, core, core_error
 from pi_compiler.runtime.sim import Noise
 
 pytestmark = pytest.mark.skipif(core_error() is not None, reason="the native module is not built")
@@ -330,7 +330,6 @@ class Shared:
     """
 
     def __init__(self) -> None:
-        from pi_compiler.runtime.native.material import NativeKeys
         from pi_compiler.runtime.native.secret import NativeClient
         from pi_compiler.runtime.tenseal import TensealBackend
 
@@ -443,6 +442,32 @@ class TestSeal:
         square = both.our_ev.relinearize(both.our_ev.mul(small, small))
         np.testing.assert_allclose(both.ours.decrypt(square), a**2, atol=2.0**-4)
         np.testing.assert_allclose(both.client.decrypt(both.to_seal(square, tmp_path / "y")), a**2, atol=2.0**-4)
+
+
+    @pytest.mark.parametrize("level", [3, 0])
+    def test_conjugation_is_seals(self, level: int, tmp_path: Path) -> None:
+        """On complex slots, which only SEAL encodes; with SEAL's key on both sides and with ours."""
+        from tenseal import sealapi
+
+        from pi_compiler.runtime.native.secret import NativeClient
+
+        both, p = shared(), NOISY[1]
+        rng = np.random.default_rng(level)
+        z = rng.uniform(-1, 1, p.slots) + 1j * rng.uniform(-1, 1, p.slots)
+        ring, plain, x, theirs = both.ev._ring, sealapi.Plaintext(), sealapi.Ciphertext(), sealapi.Ciphertext()
+        ring.encoder.encode(z.tolist(), ring.ids[level], 2.0**40, plain)
+        both.client._encryptor.encrypt_symmetric(plain, x)
+        galois = sealapi.GaloisKeys()
+        sealapi.KeyGenerator(ring.context, both.client._secret).create_galois_keys([both.ring.conjugation], galois)
+        both.ev._evaluator.complex_conjugate(x, galois, theirs)
+        key = both.ring.core.permute(both.key(galois.key(both.ring.conjugation)), both.ring.conjugation)
+        ours = NativeClient(both.ring, both.ours._coefficients.copy(), frozenset(), False, conjugate=True)
+        found = [both.from_seal(theirs)]
+        for keys in (NativeKeys(both.ring, {}, None, key), ours.eval_keys):
+            found.append(NativeEvaluator(keys).conjugate(both.from_seal(x)))
+        for y in found:
+            sealapi.Decryptor(ring.context, both.client._secret).decrypt(both.to_seal(y, tmp_path / "x"), plain)
+            np.testing.assert_allclose(ring.encoder.decode_complex(plain), z.conj(), atol=self.BOUND)
 
 
 # ---- Files ----
