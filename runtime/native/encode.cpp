@@ -67,7 +67,10 @@ Plain Encoder::encode(const double* values, std::size_t period, double scale, in
     for (std::size_t k = 0; k < size; ++k) largest = std::fmax(largest, std::fabs(x[k]));
     double room = 0;
     for (int i = 0; i <= level; ++i) room += std::log2(static_cast<double>(ring_.primes[i]));
-    if (!(largest < std::exp2(std::fmin(room, 1000) - 1))) throw std::out_of_range("coefficients outgrow the modulus");
+    const double limit = std::exp2(std::fmin(room, 1000) - 1);
+    bool fit = true;  // false for NaN too, which the maximum passes over
+    for (std::size_t k = 0; k < size; ++k) fit &= std::fabs(x[k]) < limit;
+    if (!fit) throw std::out_of_range("coefficients outgrow the modulus");
 
     Plain plain;
     plain.level = level;

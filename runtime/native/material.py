@@ -273,6 +273,8 @@ def _read_keys(ring: NativeRing, path: Path) -> dict[int, core.Polys]:
         if not isinstance(entries, dict):
             raise ValueError("its list of keys is malformed")
         for step, entry in entries.items():
+            if not isinstance(entry, dict):
+                raise ValueError("its list of keys is malformed")
             level = _integer(entry, "level")
             digits = ring.core.digits(level)
             size = digits * (level + 1 + len(ring.params.special)) << (ring.params.log_n + 3)

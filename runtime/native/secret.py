@@ -277,6 +277,8 @@ class NativeClient:
 
     def decrypt(self, ciphertext: Ciphertext) -> FloatArray:
         x = self._ring.own(ciphertext)
+        if x.polys.polys not in (2, 3) or x.polys.extended:
+            raise ExecutionError("cannot decrypt: this is no ciphertext")
         message = self._core.empty(1, x.polys.level, False, secret=True)
         last = x.polys.polys - 1
         self._core.mul_add(message, 0, x.polys, last, self._secret, 0, x.polys, last - 1)
