@@ -443,7 +443,6 @@ class TestSeal:
         np.testing.assert_allclose(both.ours.decrypt(square), a**2, atol=2.0**-4)
         np.testing.assert_allclose(both.client.decrypt(both.to_seal(square, tmp_path / "y")), a**2, atol=2.0**-4)
 
-
     @pytest.mark.parametrize("level", [3, 0])
     def test_conjugation_is_seals(self, level: int, tmp_path: Path) -> None:
         """On complex slots, which only SEAL encodes; with SEAL's key on both sides and with ours."""
