@@ -27,7 +27,7 @@ def network(name: str, images: int) -> list[rows.Row]:
     model = api.compile(
         str(model_path(name)),
         calibration=load(dataset, "calibration").x,
-        options=Options(activation=Activation("quadratic")),
+        options=Options(activation=Activation("quadratic"), backend="tenseal"),
     )
     test = load(dataset, "test").take(images)
     (output,) = model.signature.outputs

@@ -130,7 +130,7 @@ def timed_run(
     Args:
         compiled: the model.
         inputs: samples (B, *shape) by input name, see ``stacked``.
-        backend: where to run; ``"auto"`` is the one that the plan was made for.
+        backend: where to run; ``"auto"`` is the best that is available.
         insecure: accept parameters below 128 bits.
         flood_bits: security of the noise over answers that leave the owner of the key; None: no noise.
         progress: observer.

@@ -51,7 +51,10 @@ MaxPool = Annotated[
     Literal["refuse", "average"],
     typer.Option("--maxpool", help="Refuse MaxPool, or put average pooling in its place."),
 ]
-Backend = Annotated[str, typer.Option("--backend", help="clear, sim or tenseal; auto is what the plan was made for.")]
+Backend = Annotated[
+    str,
+    typer.Option("--backend", help="native, tenseal, clear or sim; auto is native where it can be had, else tenseal."),
+]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow parameters below 128-bit security.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N samples.")]
 
@@ -181,7 +184,9 @@ def compile(
     max_input_ciphertexts: Annotated[
         int, typer.Option("--max-input-ciphertexts", help="Most ciphertexts that the client sends per input.")
     ] = DEFAULTS.max_input_ciphertexts,
-    backend: Annotated[str, typer.Option("--backend", help="Whose limits and costs to plan for.")] = DEFAULTS.backend,
+    backend: Annotated[
+        str, typer.Option("--backend", help="Whose limits and costs to plan for; auto is what run takes by itself.")
+    ] = DEFAULTS.backend,
     insecure: Insecure = False,
     input_shape: Shapes = None,
     emit_onnx: Annotated[
@@ -218,11 +223,12 @@ def compile(
         backend=known_backend(backend),
         insecure=insecure,
     )
+    first_choice = chosen_backend(backend)
     printer = Printer(known_passes(print_after), typer.echo)
     refuse_test_split(calibration)
     check_outputs(json, emit_onnx)
     check_place(output)
-    table = load_costs(backend, costs) if costs is not None else None
+    table = load_costs(first_choice, costs) if costs is not None else None
     samples, _ = read_samples(calibration)
     dumper = Dumper(dump_dir) if dump_dir is not None else None
     with progress() as report:
@@ -287,7 +293,7 @@ def run(
     from pi_compiler.answers import stacked, timed_run
     from pi_compiler.report.text import run_view
 
-    known_backend(backend, auto=True)
+    known_backend(backend)
     check_outputs(json, output, profile)
     compiled = load(folder)
     if output is not None:
@@ -322,7 +328,7 @@ def evaluate(
     from pi_compiler.errors import CalibrationError
     from pi_compiler.report.text import evaluation_view
 
-    known_backend(backend, auto=True)
+    known_backend(backend)
     check_outputs(json)
     compiled = load(folder)
     samples, labels = read_samples(data)
@@ -345,7 +351,7 @@ def evaluate(
 @app.command("calibrate-cost")
 @guarded
 def calibrate_cost(
-    backend: Annotated[str, typer.Option("--backend", help="What to measure.")] = "tenseal",
+    backend: Annotated[str, typer.Option("--backend", help="What to measure.")] = DEFAULTS.backend,
     log_n: Annotated[
         list[int] | None, typer.Option("--log-n", help="log2 of a ring degree; may be repeated. Default 12 to 15.")
     ] = None,
@@ -360,7 +366,8 @@ def calibrate_cost(
     from pi_compiler.report.text import costs_view
     from pi_compiler.runtime.measure import measure
 
-    path = output if output is not None else table_path(known_backend(backend))
+    backend = chosen_backend(backend)
+    path = output if output is not None else table_path(backend)
     if output is None:
         files.make_folder(path.parent)
     check_outputs(json, path)
@@ -378,14 +385,14 @@ def calibrate_cost(
 def demo(
     images: Annotated[int, typer.Option("--images", min=1, max=350, help="Test images to run encrypted.")] = 10,
     output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="Keep the compiled model.")] = None,
-    backend: Annotated[str, typer.Option("--backend", help="clear, sim or tenseal.")] = "tenseal",
+    backend: Backend = DEFAULTS.backend,
     json: JsonFile = None,
 ) -> None:
     """Recognize handwritten digits that only their owner can see, from ONNX file to decrypted answer."""
     from pi_compiler.artifact import check_place
     from pi_compiler.demo import digits
 
-    known_backend(backend)
+    chosen_backend(backend)
     check_outputs(json)
     if output is not None:
         check_place(output)
@@ -440,13 +447,20 @@ def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
     return shapes or None
 
 
-def known_backend(name: str, auto: bool = False) -> str:
-    """A backend's name, checked."""
-    from pi_compiler.runtime.backend import BACKENDS
+def known_backend(name: str) -> str:
+    """A backend's name, checked; ``auto`` is one."""
+    from pi_compiler.runtime.backend import AUTO, BACKENDS
 
-    if name not in BACKENDS and not (auto and name == "auto"):
-        raise bad_use(ParameterError(f"there is no backend {name!r}", f"known: {', '.join(BACKENDS)}"))
+    if name not in (AUTO, *BACKENDS):
+        raise bad_use(ParameterError(f"there is no backend {name!r}", f"known: {AUTO}, {', '.join(BACKENDS)}"))
     return name
+
+
+def chosen_backend(name: str) -> str:
+    """A backend's name, checked to be available; ``auto`` becomes the one that it stands for."""
+    from pi_compiler.runtime.backend import get_backend
+
+    return get_backend(known_backend(name)).name
 
 
 def known_passes(names: list[str] | None) -> list[str]:

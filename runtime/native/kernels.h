@@ -29,7 +29,6 @@ struct Kernels {
     const char* name;
     int word;            // S, see arith.h
     int max_prime_bits;
-    int max_terms;       // of convert
 
     void (*ntt)(u64* x, std::size_t n, const Table& t);
     // Inverse transform, times a factor that includes 1/n.

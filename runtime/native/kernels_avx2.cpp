@@ -14,7 +14,6 @@
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #include <cmath>
 #include <cstring>
-#include <initializer_list>
 
 #include <immintrin.h>
 
@@ -480,11 +479,17 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
     return _mm256_testz_si256(bad, bad);
 }
 
-const Kernels AVX2 = {
-    "avx2",     52,         50,      64,     ntt, intt,    add,       sub,  add_repeated, neg,
-    sub_scale,  add_scaled, mul_add, tensor, dot, convert, quotients, lift, permute,      fft, reduced,
-    twiddle,
-};
+// At compile time: at load time, this code might use instructions that the processor lacks.
+constexpr Kernels table() {
+    Kernels k = {
+        "avx2",     52,         50,      ntt,    intt, add,     sub,       add_repeated, neg,
+        sub_scale,  add_scaled, mul_add, tensor, dot,  convert, quotients, lift,         permute, fft, reduced,
+    };
+    k.twiddle = twiddle;
+    return k;
+}
+
+constexpr Kernels AVX2 = table();
 
 }  // namespace
 

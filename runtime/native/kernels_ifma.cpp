@@ -431,7 +431,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 }
 
 const Kernels IFMA = {
-    "avx512ifma", S,          50,     CHUNK - 1, ntt,     intt,      add,  sub,     add_repeated, neg,
+    "avx512ifma", S,          50,     ntt,     intt,      add,  sub,     add_repeated, neg,
     sub_scale,    add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, fft,          reduced,
 };
 

@@ -128,7 +128,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 }
 
 const Kernels PORTABLE = {
-    "portable", S,      60,     64,  scalar_ntt<S>, scalar_intt<S>, add,  sub,     add_repeated, neg,
+    "portable", S,      60,     scalar_ntt<S>, scalar_intt<S>, add,  sub,     add_repeated, neg,
     sub_scale,  add_scaled, mul_add, tensor, dot, convert,       quotients,      lift, permute, fft,          reduced,
 };
 

@@ -99,7 +99,7 @@ class NativeRing:
         if values.ndim != 1:
             raise ExecutionError(f"one slot vector at a time, not an array of shape {values.shape}")
         try:
-            return self.core.encode(np.asarray(values, np.float64), scale, level, extended, secret)
+            return self.core.encode(np.asarray(values, np.float64), scale, level, extended, secret=secret)
         except _ERRORS as error:
             largest = float(np.abs(values).max())
             raise ExecutionError(

@@ -15,7 +15,7 @@ from pi_compiler.ir.params import Params, make_params, ntt_primes
 from pi_compiler.ir.program import Opcode
 from pi_compiler.runtime.backend import SHARED_OPCODES, Client, Evaluator, get_backend
 from pi_compiler.runtime.native import NativeBackend
-from pi_compiler.runtime.native.material import core, core_error
+from pi_compiler.runtime.native.material import core
 from pi_compiler.runtime.sim import SimBackend
 
 P = make_params(13, 3, 40, log_q0=45, log_special=50)
