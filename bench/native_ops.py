@@ -26,7 +26,7 @@ The clock is what a compiled chain of dependent 64-bit products shows, three cyc
 
     python bench/native_ops.py [--rounds 7] [--parts transforms,seal,threads,openfhe] [--openfhe-python PATH]
 
-writes ``results/native_ops.json``.
+writes ``results/native_ops.json``. Takes about three minutes.
 """
 
 from __future__ import annotations
