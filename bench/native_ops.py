@@ -1,10 +1,10 @@
 """Single operations of the native backend: against SEAL, against OpenFHE, on two threads, against the processor.
 
 Same ring degree, same number of primes in the chain, each with the key switching that suits it: SEAL
-one special prime, native as many as ``SPECIALS`` says, OpenFHE its own choice. Calls of all sides take
-turns in batches, so that they see the same noise of the machine; the first call of a batch, which finds
-another side's data in the caches, is not counted; medians. Operands change from call to call: in a
-program every rotation reads another key.
+one special prime and one prime a digit, native as many as ``DIGIT`` says (the security table holds for
+both), OpenFHE its own choice. Calls of all sides take turns in batches, so that they see the same noise
+of the machine; the first call of a batch, which finds another side's data in the caches, is not counted;
+medians. Operands change from call to call: in a program every rotation reads another key.
 
 Rows are named ``rotate_n15_l13`` and so on: the fastest instruction set, one thread, against SEAL through
 TenSEAL. With ``_avx2`` and ``_portable`` that instruction set is forced. ``_two_threads`` compares with
@@ -48,12 +48,14 @@ import numpy as np
 import rows
 
 from pi_compiler.ir.params import Params, make_params
+from pi_compiler.passes.schedule import SPECIAL_BITS
 from pi_compiler.runtime.native import NativeBackend
 from pi_compiler.runtime.native._core import instruction_sets
 from pi_compiler.runtime.tenseal import TensealBackend
 
-SPECIALS = {(13, 3): 1, (14, 6): 2, (15, 13): 4}
-LOG_SCALE = {13: 40, 14: 42, 15: 42, 16: 42}
+DIGIT = {(13, 3): 2, (14, 6): 4, (15, 13): 7}
+"""Primes in a digit; as many special primes. Scales are the largest that the security table then allows, about."""
+LOG_SCALE = {13: 33, 14: 38, 15: 40, 16: 40}
 KEYS = 8
 BATCH = 5
 OPENFHE = "openfhe==1.6.1.0.22.4"
@@ -65,9 +67,10 @@ Timed: TypeAlias = Callable[[int], float]
 """Seconds of a call, by its number."""
 
 
-def parameters(log_n: int, level: int, specials: int) -> Params:
+def parameters(log_n: int, level: int, digit: int) -> Params:
     bits = LOG_SCALE[log_n]
-    return make_params(log_n, level, bits, log_q0=bits + 4, log_special=bits + 6, specials=specials)
+    special = bits + SPECIAL_BITS / digit
+    return make_params(log_n, level, bits, log_q0=bits + 4, log_special=special, specials=digit)
 
 
 def timed(act: Callable[[int], object]) -> Timed:
@@ -116,11 +119,11 @@ def suffix(kernels: str) -> str:
 
 def against_seal(rounds: int) -> list[rows.Row]:
     found = []
-    for (log_n, level), specials in SPECIALS.items():
+    for (log_n, level), digit in DIGIT.items():
         sides = {"SEAL": cases(TensealBackend(), parameters(log_n, level, 1), level)}
         for kernels in instruction_sets():
             backend = NativeBackend(threads=1, kernels=kernels)
-            sides[kernels] = cases(backend, parameters(log_n, level, specials), level)
+            sides[kernels] = cases(backend, parameters(log_n, level, digit), level)
         for op in sides["SEAL"]:
             ms = medians({name: calls[op] for name, calls in sides.items()}, rounds)
             for kernels in instruction_sets():
@@ -131,8 +134,8 @@ def against_seal(rounds: int) -> list[rows.Row]:
 
 def two_threads(rounds: int) -> list[rows.Row]:
     found = []
-    for log_n, level, specials in ((15, 13, 4), (16, 13, 4)):
-        params = parameters(log_n, level, specials)
+    for log_n, level, digit in ((15, 13, 7), (16, 13, 7)):
+        params = parameters(log_n, level, digit)
         sides = {n: cases(NativeBackend(threads=n), params, level) for n in (1, 2)}
         for op in ("rotate", "mul_relinearize", "rescale", "encode"):
             ms = medians({str(n): calls[op] for n, calls in sides.items()}, rounds)
@@ -161,7 +164,7 @@ def interpreter(given: str | None) -> str | None:
 def worker(python: Path, log_n: int, level: int, threads: int) -> Iterator[Timed]:
     """OpenFHE's rotations, each timed inside its own process."""
     process = subprocess.Popen(
-        [python, WORKER, str(log_n), str(level)],
+        [python, WORKER, str(log_n), str(level), str(LOG_SCALE[log_n])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -194,8 +197,8 @@ def against_openfhe(rounds: int, given: str | None) -> list[rows.Row]:
         subprocess.run([base, "-m", "venv", folder], check=True)
         python = Path(folder) / "bin" / "python"
         subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", OPENFHE], check=True)
-        for (log_n, level), specials in SPECIALS.items():
-            params = parameters(log_n, level, specials)
+        for (log_n, level), digit in DIGIT.items():
+            params = parameters(log_n, level, digit)
             for threads, ending in ((1, ""), (2, "_two_threads")):
                 ours = cases(NativeBackend(threads=threads), params, level)["rotate"]
                 with worker(python, log_n, level, threads) as theirs:
@@ -243,7 +246,7 @@ def transforms(rounds: int) -> list[rows.Row]:
     for log_n in (13, 14, 15, 16):
         sides: dict[str, Timed] = {}
         for kernels in instruction_sets():
-            core = NativeBackend(threads=1, kernels=kernels)._ring(parameters(log_n, 3, 1), insecure=False).core
+            core = NativeBackend(threads=1, kernels=kernels)._ring(parameters(log_n, 3, 2), insecure=False).core
             # Four transforms a call, so that calling costs next to nothing.
             polys = core.empty(1, 3, False)
             sides[kernels] = timed(lambda _, core=core, polys=polys: core.ntt(polys))

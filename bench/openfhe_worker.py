@@ -1,6 +1,6 @@
 """Times OpenFHE's rotations for ``native_ops.py``, in an environment of its own.
 
-    python bench/openfhe_worker.py LOG_N LEVEL
+    python bench/openfhe_worker.py LOG_N LEVEL LOG_SCALE
 
 prints ``ready``, then reads numbers of calls from standard input, one a line, and answers each with the
 seconds of that rotation. Hybrid key switching with OpenFHE's own choice of digits; the number of threads
@@ -16,15 +16,15 @@ import openfhe
 
 KEYS = 8
 
-log_n, level = int(sys.argv[1]), int(sys.argv[2])
+log_n, level, log_scale = (int(a) for a in sys.argv[1:4])
 parameters = openfhe.CCParamsCKKSRNS()
 parameters.SetMultiplicativeDepth(level)
-parameters.SetScalingModSize(42)
-parameters.SetFirstModSize(46)
+parameters.SetScalingModSize(log_scale)
+parameters.SetFirstModSize(log_scale + 4)
 parameters.SetRingDim(1 << log_n)
 parameters.SetBatchSize(1 << (log_n - 1))
 parameters.SetScalingTechnique(openfhe.ScalingTechnique.FIXEDMANUAL)
-# Its own choice of special primes goes a little beyond the table at N = 2^15; speed is all that counts here.
+# Its own choice of special primes may go beyond the table; speed is all that counts here.
 parameters.SetSecurityLevel(openfhe.SecurityLevel.HEStd_NotSet)
 context = openfhe.GenCryptoContext(parameters)
 for feature in ("PKE", "KEYSWITCH", "LEVELEDSHE"):
