@@ -237,7 +237,7 @@ def prepare(
     backend = get_backend(options.backend)
     options = replace(options, backend=backend.name)
     can = backend.capabilities
-    limits = Limits(can.max_log_n, can.fast_prime_bits or can.max_prime_bits, can.specials)
+    limits = Limits(can.max_log_n, can.fast_prime_bits or can.max_prime_bits, can.specials, can.any_specials)
     imported = import_model(onnx_source(model, example_input), input_shapes=input_shapes, maxpool=options.maxpool)
     graph = imported.graph
     if isinstance(model, str | os.PathLike) and graph.name in _UNNAMED:

@@ -119,6 +119,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
             "special": artifact.params.special,
             "scale": artifact.params.scale,
             "security": artifact.params.security,
+            "digit": artifact.params.digit,
         },
         "ports": [_port(name, number, port) for number, (name, port) in enumerate(ports.items())],
         "client_ops": {n: [[op, dict(attrs)] for op, attrs in ops] for n, ops in artifact.signature.client_ops.items()},
@@ -222,6 +223,7 @@ def _read(folder: Path, m: dict[str, object]) -> Artifact:
         tuple(int(str(q)) for q in _sequence(p["special"])),
         float(str(p["scale"])),
         int(str(p["security"])),
+        int(str(p.get("digit", 0))),
     )
     ports: dict[str, Port] = {}
     for raw_port in _sequence(m["ports"]):

@@ -12,7 +12,7 @@ nothing may write into one.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -26,6 +26,8 @@ from pi_compiler.ir.program import CtType, Opcode, Program
 
 Ciphertext: TypeAlias = object
 Plaintext: TypeAlias = object
+Rotations: TypeAlias = Iterable[int] | Mapping[int, int]
+"""Rotation amounts, of either sign; as a mapping each with the highest level at which it is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +175,13 @@ class Backend(Protocol):
         """None, or why it is not available and what to install."""
 
     def keygen(
-        self, params: Params, rotations: Iterable[int], *, relinearize: bool = True, insecure: bool = False
+        self, params: Params, rotations: Rotations, *, relinearize: bool = True, insecure: bool = False
     ) -> Client:
         """Fresh keys from the operating system's randomness, for exactly these rotations.
 
         Args:
             params: the parameters.
-            rotations: rotation amounts of the program, of either sign.
+            rotations: rotation amounts of the program; with levels, keys may be only so large as these need.
             relinearize: whether the program relinearizes.
             insecure: accept parameters below 128 bits.
         """
@@ -197,7 +199,7 @@ class Backend(Protocol):
         self,
         params: Params,
         path: Path,
-        rotations: Iterable[int] = (),
+        rotations: Rotations = (),
         *,
         relinearize: bool = True,
         insecure: bool = False,

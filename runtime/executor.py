@@ -65,7 +65,8 @@ def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int, fu
     """Check a program and encode its constants as far as the memory goes.
 
     Constants that save most encoding time per byte come first: often used ones, and those of
-    low levels, whose FFT weighs more. The rest is encoded at each use.
+    low levels, whose FFT weighs more. The rest is encoded at each use. Where those of matrix products
+    do not all fit, they are all late (``Fusion.postponed``).
 
     Args:
         program: what to run.
@@ -79,6 +80,8 @@ def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int, fu
     """
     _check(program, evaluator)
     fusion = fuse(program) if fused and isinstance(evaluator, LinearEvaluator) else NO_FUSION
+    if isinstance(evaluator, LinearEvaluator) and _linear_bytes(program, evaluator, fusion) > plaintext_memory:
+        fusion = fusion.postponed()
     slot, keys, uses = _plaintext_slots(program, fusion)
     plaintexts: list[Plaintext | None] = [None] * len(keys)
     held = 0
@@ -90,7 +93,7 @@ def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int, fu
         if kind in full:
             continue
         try:
-            plaintext = _encode(program, evaluator, keys[k])
+            plaintext = _encode(program, evaluator, keys[k], fusion.late)
         except BackendError as error:
             at = int(np.flatnonzero(np.asarray(slot) == k)[0])
             raise _located(program, at, error) from error
@@ -202,7 +205,7 @@ def _run(
             plain = plaintexts[k]
             if plain is None:
                 start = clock()
-                plain = _encode(program, ev, keys[k])
+                plain = _encode(program, ev, keys[k], False)
                 spent = clock() - start
                 seconds[origin * _CODES + _ENCODE] += spent
                 counts[origin * _CODES + _ENCODE] += 1
@@ -270,7 +273,7 @@ def _sum(prepared: Prepared, live: list[Ciphertext | None], root: int) -> tuple[
             plain = prepared.plaintexts[k]
             if plain is None:
                 start = time.perf_counter()
-                plain = _encode(program, ev, prepared.keys[k])
+                plain = _encode(program, ev, prepared.keys[k], prepared.fusion.late)
                 spent += time.perf_counter() - start
                 late += 1
             terms.append((live[int(program.a[at])], plain))
@@ -281,12 +284,20 @@ def _sum(prepared: Prepared, live: list[Ciphertext | None], root: int) -> tuple[
     return total, late, spent
 
 
-def _encode(program: Program, evaluator: Evaluator, key: _Key) -> Plaintext:
+def _encode(program: Program, evaluator: Evaluator, key: _Key, late: bool) -> Plaintext:
     const, level, scale, linear = key
     values = np.asarray(program.consts[const], np.float64)
     if linear and isinstance(evaluator, LinearEvaluator):
-        return evaluator.encode_linear(values, level, scale)
+        return evaluator.encode_linear(values, level, scale, late=late)
     return evaluator.encode(values, level, scale)
+
+
+def _linear_bytes(program: Program, evaluator: LinearEvaluator, fusion: Fusion) -> int:
+    """Memory that the constants of all matrix products take if nothing is left for their use."""
+    return sum(
+        evaluator.linear_bytes(program.consts[program.const[k]].size, int(program.level[program.a[k]]))
+        for k in fusion.products
+    )
 
 
 def _check(program: Program, evaluator: Evaluator) -> None:

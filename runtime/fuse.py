@@ -9,7 +9,7 @@ remains is executed instruction by instruction, which is also the oracle for thi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from pi_compiler.ir.graph import FloatArray
@@ -24,11 +24,14 @@ Giant: TypeAlias = tuple[int, Sequence[tuple[Ciphertext, Plaintext]]]
 class LinearEvaluator(Protocol):
     """What an evaluator has besides ``Evaluator`` if it fuses matrix products."""
 
-    def encode_linear(self, values: FloatArray, level: int, scale: float) -> Plaintext:
-        """Encode a constant that ``linear_sum`` multiplies by."""
+    def linear_bytes(self, period: int, level: int) -> int:
+        """Memory of such a constant with everything done beforehand."""
+
+    def encode_linear(self, values: FloatArray, level: int, scale: float, *, late: bool) -> Plaintext:
+        """Encode a constant that ``linear_sum`` multiplies by; ``late``: leave to it what takes memory."""
 
     def rotate_linear(self, a: Ciphertext, by: int) -> Ciphertext:
-        """A rotation that only ``linear_sum`` reads."""
+        """A rotation that only ``linear_sum`` reads, in the form for constants that are not late."""
 
     def linear_sum(self, giants: Sequence[Giant]) -> Ciphertext:
         """The sum over all giant steps of the rotated sums of products."""
@@ -56,14 +59,24 @@ class Fusion:
     Attributes:
         sums: per root instruction what it sums.
         skipped: instructions that a sum stands for.
-        babies: rotations that only sums read.
+        babies: rotations that only sums read, and that take another form for them.
         products: MUL_PLAIN instructions inside sums.
+        late: whether sums get late constants.
     """
 
     sums: dict[int, Sum]
     skipped: frozenset[int]
     babies: frozenset[int]
     products: frozenset[int]
+    late: bool = False
+
+    def postponed(self) -> Fusion:
+        """The same products with late constants.
+
+        Double hoisting multiplies over the special primes too, which saves transforms of baby steps; with
+        constants that are made as they are used it would add more transforms than that.
+        """
+        return replace(self, babies=frozenset(), late=True)
 
     def reads(self, program: Program, at: int) -> tuple[int, ...]:
         """The values that executing an instruction reads; nothing for a skipped one."""

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,22 @@ def manifest(backend: str, params: Params, rotations: frozenset[int], relineariz
 def normalize(rotations: Iterable[int], slots: int) -> frozenset[int]:
     """Rotation amounts of either sign as amounts in 1 .. slots - 1."""
     return frozenset(k % slots for k in rotations) - {0}
+
+
+def highest_levels(rotations: Iterable[int] | Mapping[int, int], params: Params) -> dict[int, int]:
+    """Per amount in 1 .. slots - 1 the highest level that its key serves: the top one where none is given.
+
+    Raises:
+        ExecutionError: there is no such level.
+    """
+    found: dict[int, int] = {}
+    for step in rotations:
+        level = rotations[step] if isinstance(rotations, Mapping) else params.max_level
+        if not 0 <= level <= params.max_level:
+            raise ExecutionError(f"a key for rotations by {step} at level {level}: there is no such level")
+        if k := step % params.slots:
+            found[k] = max(level, found.get(k, 0))
+    return dict(sorted(found.items()))
 
 
 def require_secure(params: Params, *, insecure: bool) -> None:

@@ -12,6 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
@@ -130,7 +131,7 @@ def _params(log_n: int, top: int) -> Params:
     """As many equal primes as are secure; the scale's square fits one of them."""
     bits = (MAX_LOG_QP[log_n] - 1) / (top + 2)
     params = make_params(log_n, top, bits, log_q0=bits, log_special=bits)
-    return Params(params.log_n, params.primes, params.special, 2.0 ** (int(bits) // 2 - 1), params.security)
+    return replace(params, scale=2.0 ** (int(bits) // 2 - 1))
 
 
 def _medians(cases: dict[int, dict[str, Callable[[int], object]]], budget: float) -> dict[str, list[tuple[int, float]]]:

@@ -117,7 +117,7 @@ class Session:
         start = time.perf_counter()
         needs_relinearization = bool(program.count(Opcode.RELINEARIZE))
         self.client: Client = self.backend.keygen(
-            params, program.rotations(), relinearize=needs_relinearization, insecure=insecure
+            params, program.rotation_levels(), relinearize=needs_relinearization, insecure=insecure
         )
         keys = self.client.eval_keys
         self.key_bytes = keys.nbytes

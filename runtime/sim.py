@@ -17,7 +17,7 @@ switch    A rotation or relinearization at level l multiplies the digits d_j in 
           are not centered: besides the uniform part, q_j^2/12, there is a constant polynomial
           q_j/2 (1 + X + ...), which is 1/(1 - z) large at the root z that belongs to a slot:
           21/2 N/2 sum_j q_j^2/P^2 (N/12 + 1/|1 - z|^2) + (1 + h) / 12 N/2.
-          (With several special primes a digit is the product of as many primes of the chain.)
+          (With several primes in a digit it is below their product, and P the special primes' product.)
           Slots 0 and 1, whose roots lie next to 1, get up to sqrt(12N)/pi times the noise of the
           others, and under one key always the same; only P far above all q_j hides that.
 
@@ -86,9 +86,8 @@ class Noise:
     def switch(self, level: int, period: int) -> FloatArray:
         """A rotation or relinearization, per slot of a period (the copies' mean)."""
         n = 1 << self._params.log_n
-        primes, width = self._params.primes[: level + 1], len(self._params.special)
-        digits = [math.prod(primes[i : i + width]) for i in range(0, level + 1, width)]
-        ratio = sum((d / math.prod(self._params.special)) ** 2 for d in digits)
+        special = math.prod(self._params.special)
+        ratio = sum((math.prod(digit) / special) ** 2 for digit in self._params.digits(level))
         root = self._root.reshape(-1, period).mean(axis=0)
         variance = ERROR_VARIANCE * n / 2 * ratio * (n / 12 + root) + self._rounding[2]
         return np.asarray(np.sqrt(variance), np.float64)
@@ -308,7 +307,8 @@ def _unwrapped(params: Params, v: Vector, level: int, on_wrap: OnWrap) -> Vector
 
     No coefficient exceeds the largest slot; only where that is not enough are they computed.
     """
-    limit = float(math.prod(params.primes[: level + 1])) / 2 / v.type.scale
+    bits = sum(math.log2(q) for q in params.primes[: level + 1]) - 1 - math.log2(v.type.scale)
+    limit = 2.0 ** min(bits, 1000.0)
     values = v.values
     if -limit < values.min() and values.max() < limit:
         return v

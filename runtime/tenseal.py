@@ -44,8 +44,11 @@ class _Ring:
 
     def __init__(self, params: Params, *, insecure: bool) -> None:
         files.require_secure(params, insecure=insecure)
-        if len(params.special) != 1:
-            raise ParameterError(f"SEAL switches keys with one special prime, not {len(params.special)}")
+        if len(params.special) != 1 or params.digit != 1:
+            raise ParameterError(
+                f"SEAL switches keys with one special prime and one prime a digit, "
+                f"not {len(params.special)} and {params.digit}"
+            )
         self.params = params
         secure = security_bits(params.log_n, params.log_qp) > 0
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pi_compiler.errors import ParameterError
 
@@ -28,6 +28,7 @@ class Params:
         special: the special primes of key switching.
         scale: nominal scale of a ciphertext.
         security: bits that the standard's table grants, 0 if it grants fewer than 128.
+        digit: how many primes of the chain form one digit of key switching; 0 means as many as there are special ones.
     """
 
     log_n: int
@@ -35,6 +36,11 @@ class Params:
     special: tuple[int, ...]
     scale: float
     security: int
+    digit: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.digit:
+            object.__setattr__(self, "digit", len(self.special))
 
     @property
     def slots(self) -> int:
@@ -55,6 +61,15 @@ class Params:
     def log_qp(self) -> float:
         """log2 of the whole modulus, special primes included."""
         return sum(math.log2(q) for q in (*self.primes, *self.special))
+
+    def digits(self, level: int) -> tuple[tuple[int, ...], ...]:
+        """The digits of key switching at a level: the primes of each."""
+        left = self.primes[: level + 1]
+        return tuple(left[i : i + self.digit] for i in range(0, level + 1, self.digit))
+
+    def key_bytes(self, level: int) -> int:
+        """Size of a switching key in memory that serves this level and those below."""
+        return 16 * len(self.digits(level)) * (level + 1 + len(self.special)) << self.log_n
 
     def ciphertext_bytes(self, level: int, dimension: int = 2) -> int:
         """Size of a ciphertext in memory, 8 bytes per residue."""
@@ -121,6 +136,7 @@ def make_params(
     log_q0: float,
     log_special: float,
     specials: int = 1,
+    digit: int = 0,
     insecure: bool = False,
 ) -> Params:
     """A chain of ``depth`` rescaling primes near the scale, below them q_0, above them P.
@@ -132,6 +148,7 @@ def make_params(
         log_q0: bits of q_0: the scale plus head-room for the result's magnitude.
         log_special: bits of each special prime.
         specials: how many special primes.
+        digit: see ``Params``.
         insecure: allow moduli above the table.
 
     Raises:
@@ -146,7 +163,7 @@ def make_params(
     chain = ntt_primes(log_n, log_scale, depth)
     first = ntt_primes(log_n, log_q0, 1, chain)
     special = ntt_primes(log_n, log_special, specials, (*chain, *first))
-    params = Params(log_n, (*first, *chain), special, 2.0**log_scale, 0)
+    params = Params(log_n, (*first, *chain), special, 2.0**log_scale, 0, digit)
     security = security_bits(log_n, params.log_qp)
     if not security and not insecure:
         raise ParameterError(
@@ -154,4 +171,4 @@ def make_params(
             f"the standard's table allows {MAX_LOG_QP[log_n]} bits there",
             hint="fewer levels, a smaller scale, a larger ring degree; or --insecure for experiments",
         )
-    return Params(log_n, params.primes, params.special, params.scale, security)
+    return replace(params, security=security)

@@ -129,6 +129,14 @@ class Program:
         """The distinct rotation amounts: one key each."""
         return frozenset(self.imm[self.op == Opcode.ROTATE].tolist())
 
+    def rotation_levels(self) -> dict[int, int]:
+        """Per distinct rotation amount the highest level at which it is used: how large its key has to be."""
+        at = np.flatnonzero(self.op == Opcode.ROTATE)
+        found: dict[int, int] = {}
+        for step, level in zip(self.imm[at].tolist(), self.level[self.a[at]].tolist(), strict=True):
+            found[step] = max(level, found.get(step, 0))
+        return found
+
     def count(self, op: Opcode) -> int:
         """How many instructions have this opcode."""
         return int((self.op == op).sum())

@@ -115,11 +115,13 @@ class Limits:
         max_log_n: largest log2 of the ring degree.
         max_prime_bits: largest prime.
         specials: special primes of its key switching.
+        any_specials: whether plans may use more of them, and digits of as many primes as they like.
     """
 
     max_log_n: int
     max_prime_bits: int
     specials: int
+    any_specials: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

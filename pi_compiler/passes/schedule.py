@@ -26,12 +26,20 @@ HEADROOM_BITS = 4.0
 """q_0 exceeds the scale by so much: values of a normalized network may reach 2^3 before they wrap."""
 
 SPECIAL_BITS = 10.0
-"""The special prime exceeds the scale by so much. Key switching with one digit per prime adds noise
-q_i / p times that of a fresh error; SEAL does not center its digits, which adds a bias of up to
-sqrt(12 N) / pi times that in the first slots. Six bits above q_0 hide most of it; more would cost
-the scale more than they bring (measured on the MNIST networks with 3, 6 and 9)."""
+"""The special primes' product exceeds that of a digit's scales by so much. Key switching adds noise
+D / P times that of a fresh error for a digit below D; SEAL does not center its digits, which adds a bias
+of up to sqrt(12 N) / pi times that in the first slots. Six bits above the digit of q_0 hide most of it; more
+would cost the scale more than they bring (measured on the MNIST networks with 3, 6 and 9)."""
 
 _LARGEST_SCALE = 50.0
+_SCALE_STEP, _SCALE_TRIES = 0.05, 8
+_WIDEST_DIGIT = 30
+_KEY_PRODUCT = 0.7
+"""A limb's product with both polynomials of a key, in transforms (native at N = 2^16)."""
+_AS_GOOD = 1.05
+"""Digits that cost so much more than the best are taken if they leave a larger scale."""
+_PRIME_BITS_SPARE = 0.5
+"""Primes nearest to 2^b may lie above it."""
 
 
 def rescale_noise_bits(log_n: int) -> float:
@@ -49,11 +57,40 @@ def needed_log_scale(log_n: int, depth: int, precision_bits: float) -> float:
     return precision_bits + rescale_noise_bits(log_n) + 0.5 * math.log2(depth + 1) + 3.0
 
 
-def log_scale_for(log_n: int, depth: int, specials: int, max_prime_bits: int, insecure: bool) -> float:
-    """The largest scale that the security table allows with this many levels."""
+def log_scale_for(log_n: int, depth: int, limits: Limits, insecure: bool, digit: int = 1) -> float:
+    """The largest scale that the security table allows with this many levels, and digits of so many primes."""
     budget = MAX_LOG_QP[log_n] if not insecure else 10**6
-    by_security = (budget - 0.5 - HEADROOM_BITS - specials * SPECIAL_BITS) / (depth + 1 + specials)
-    return min(by_security, _LARGEST_SCALE, max_prime_bits - SPECIAL_BITS - 0.5)
+    by_security = (budget - 0.5 - HEADROOM_BITS - SPECIAL_BITS) / (depth + 1 + digit)
+    return min(by_security, _LARGEST_SCALE, limits.max_prime_bits - SPECIAL_BITS - _PRIME_BITS_SPARE)
+
+
+def switching_work(params: Params) -> float:
+    """One key switch in transforms, the mean over all levels.
+
+    Each digit is carried to all limbs and the special ones and multiplied by its part of the key, which
+    comes from memory; the two results go back to the limbs.
+    """
+    levels, specials = range(params.max_level + 1), len(params.special)
+    spread = [len(params.digits(level)) * (level + 1 + specials) for level in levels]
+    return sum((1 + _KEY_PRODUCT) * s + 3 * (level + 1) + 2 * specials for level, s in enumerate(spread)) / len(levels)
+
+
+def parameters(log_n: int, depth: int, log_scale: float, limits: Limits, insecure: bool, digit: int = 1) -> Params:
+    """The parameters for a scale, with as few special primes as digits of so many primes need."""
+    special_bits = digit * log_scale + SPECIAL_BITS
+    specials = limits.specials
+    if limits.any_specials:
+        specials = max(specials, math.ceil(special_bits / (limits.max_prime_bits - _PRIME_BITS_SPARE)))
+    return make_params(
+        log_n,
+        depth,
+        log_scale,
+        log_q0=log_scale + HEADROOM_BITS,
+        log_special=special_bits / specials,
+        specials=specials,
+        digit=digit,
+        insecure=insecure,
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,24 +132,31 @@ def candidates(depth: int, options: Options, limits: Limits) -> list[Params]:
     degrees = [options.log_n] if options.log_n is not None else list(range(11, limits.max_log_n + 1))
     found = []
     for log_n in degrees:
-        largest = log_scale_for(log_n, depth, limits.specials, limits.max_prime_bits, options.insecure)
-        wanted = options.log_scale if options.log_scale is not None else largest
-        needed = needed_log_scale(log_n, depth, options.precision_bits)
-        if wanted > largest or (options.log_scale is None and largest < needed) or wanted < log_n + 2:
-            continue
-        found.append(
-            make_params(
-                log_n,
-                depth,
-                wanted,
-                log_q0=wanted + HEADROOM_BITS,
-                log_special=wanted + SPECIAL_BITS,
-                specials=limits.specials,
-                insecure=options.insecure,
-            )
-        )
+        choices = by_digit(log_n, depth, options, limits)
+        if choices:
+            least = min(map(switching_work, choices))
+            found.append(next(p for p in choices if switching_work(p) <= _AS_GOOD * least))
         if len(found) == 2:
             break
+    return found
+
+
+def by_digit(log_n: int, depth: int, options: Options, limits: Limits) -> list[Params]:
+    """Parameter sets for one ring degree: larger digits take larger special primes, and leave smaller scales."""
+    needed = needed_log_scale(log_n, depth, options.precision_bits)
+    found = []
+    for digit in range(1, min(depth + 1, _WIDEST_DIGIT) + 1) if limits.any_specials else (1,):
+        largest = log_scale_for(log_n, depth, limits, options.insecure, digit)
+        wanted = options.log_scale if options.log_scale is not None else largest
+        if wanted > largest or (options.log_scale is None and largest < needed) or wanted < log_n + 2:
+            break
+        # Primes are near 2^b only: many of them may lie above it by more than is spare.
+        tries = [wanted - k * _SCALE_STEP for k in range(_SCALE_TRIES if options.log_scale is None else 1)]
+        for log_scale in tries:
+            p = parameters(log_n, depth, log_scale, limits, True, digit)
+            if options.insecure or p.security:
+                found.append(p)
+                break
     return found
 
 
@@ -148,14 +192,13 @@ def _too_deep(
     stages: Stages, levels: Sequence[int], depth: int, options: Options, limits: Limits
 ) -> BudgetError | ParameterError:
     log_n = options.log_n if options.log_n is not None else limits.max_log_n
-    specials, bits = limits.specials, limits.max_prime_bits
-    largest = log_scale_for(log_n, depth, specials, bits, options.insecure)
+    largest = log_scale_for(log_n, depth, limits, options.insecure)
     if options.log_scale is not None and options.log_scale <= largest:
         return ParameterError(
             f"a scale of 2^{options.log_scale:g} is too small for ring degree 2^{log_n}", hint="a larger --log-scale"
         )
     reachable = depth
-    while reachable and log_scale_for(log_n, reachable, specials, bits, options.insecure) < needed_log_scale(
+    while reachable and log_scale_for(log_n, reachable, limits, options.insecure) < needed_log_scale(
         log_n, reachable, options.precision_bits
     ):
         reachable -= 1

@@ -37,7 +37,7 @@ def plan_report(c: Compilation) -> Json:
     keys = len(cost.rotation_keys) + (1 if totals[Opcode.RELINEARIZE] else 0)
     encrypt, decrypt = transfer_seconds(circuit, levels, prices)
     evaluate = sum(cost.seconds.values())
-    key_bytes = keys * key_size(params)
+    key_bytes = keys * params.key_bytes(params.max_level)
     plain_bytes, encode_seconds = plaintexts(circuit, levels, params, prices)
     peak_ct = peak_ciphertext_bytes(c.program, params) if c.program is not None else None
     inputs = [circuit.layouts[n].ciphertexts for n in input_stages(circuit)]
@@ -104,14 +104,6 @@ def transfer_seconds(circuit: Circuit, levels: tuple[int, ...], prices: Prices) 
     outputs = [n for n, _ in circuit.stages.outputs.values()]
     decrypt = sum(circuit.layouts[n].ciphertexts * prices.named("decrypt", levels[n]) for n in outputs)
     return encrypt, decrypt
-
-
-def key_size(params: Params) -> int:
-    """Bytes of one switching key: a pair of polynomials over QP per digit (one digit per prime of Q
-    with one special prime; fewer digits with more).
-    """
-    digits = -(-len(params.primes) // len(params.special))
-    return digits * 2 * (len(params.primes) + len(params.special)) * 8 << params.log_n
 
 
 def plaintexts(circuit: Circuit, levels: tuple[int, ...], params: Params, prices: Prices) -> tuple[int, float]:

@@ -1,9 +1,10 @@
 """Our own CKKS evaluator: C++ with AVX-512 or AVX2 where the processor has it, behind the interface of all backends.
 
-Hybrid key switching: as many primes of the chain form a digit as there are special primes
-(``Params.special``), so the number of special primes is the planner's to choose. Rotations of one
-ciphertext share its decomposition (Halevi and Shoup, "Faster homomorphic linear transformations
-in HElib", 2018). A plaintext of period p takes a transform of 2p values and 16p bytes per prime.
+Hybrid key switching: ``Params.digit`` primes of the chain form a digit, and the special primes are as
+many as such a digit needs: the planner's to choose. A rotation's key is only as large as the highest
+level at which it is used. Rotations of one ciphertext share its decomposition (Halevi and Shoup,
+"Faster homomorphic linear transformations in HElib", 2018). A plaintext of period p takes a transform
+of 2p values and 16p bytes per prime.
 
 ``secret`` is the data owner's side and holds everything that touches the secret key; ``evaluator``
 never imports it.
@@ -11,14 +12,13 @@ never imports it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pi_compiler.errors import ExecutionError
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import Opcode
-from pi_compiler.runtime.backend import SHARED_OPCODES, Capabilities, EvalKeys
+from pi_compiler.runtime.backend import SHARED_OPCODES, Capabilities, EvalKeys, Rotations
 from pi_compiler.runtime.native.evaluator import NativeEvaluator
 from pi_compiler.runtime.native.material import NativeKeys, NativeRing, core_error, load_keys
 
@@ -58,7 +58,7 @@ class NativeBackend:
     def keygen(
         self,
         params: Params,
-        rotations: Iterable[int],
+        rotations: Rotations,
         *,
         relinearize: bool = True,
         conjugate: bool = False,
@@ -87,7 +87,7 @@ class NativeBackend:
         self,
         params: Params,
         path: Path,
-        rotations: Iterable[int] = (),
+        rotations: Rotations = (),
         *,
         relinearize: bool = True,
         insecure: bool = False,

@@ -32,13 +32,27 @@ class Ring:
     """Primes, tables and a pool of threads."""
 
     kernels: str
-    def __init__(self, log_n: int, primes: list[int], specials: int, threads: int = 1, kernels: str = "") -> None: ...
+    def __init__(
+        self, log_n: int, primes: list[int], specials: int, threads: int = 1, kernels: str = "", digit: int = 0
+    ) -> None:
+        """``digit``: primes of the chain in one digit of key switching; 0: as many as special primes."""
+
     def digits(self, level: int) -> int: ...
     def load(self, polys: int, given: int, level: int, extended: bool, content: Buffer) -> Polys: ...
     def empty(self, polys: int, level: int, extended: bool, secret: bool = False) -> Polys: ...
     def encode(
-        self, values: NDArray[np.float64], scale: float, level: int, extended: bool = False, secret: bool = False
-    ) -> Plain: ...
+        self,
+        values: NDArray[np.float64],
+        scale: float,
+        level: int,
+        extended: bool = False,
+        late: bool = False,
+        secret: bool = False,
+    ) -> Plain:
+        """``late``: only ``linear_sum`` may use it, which transforms limb by limb; takes less memory.
+        ``secret``: memory that held the values is wiped.
+        """
+
     def decode(self, a: Polys) -> NDArray[np.float64]: ...
     def small(self, coefficients: NDArray[np.float64], level: int, extended: bool) -> Polys: ...
     def uniform(self, p: Polys, poly: int, limb: int, stream: bytes) -> None: ...

@@ -41,7 +41,7 @@ Encoder::Encoder(const Ring& ring) : ring_(ring) {
     }
 }
 
-Plain Encoder::encode(const double* values, std::size_t period, double scale, int level, bool extended,
+Plain Encoder::encode(const double* values, std::size_t period, double scale, int level, bool extended, bool late,
                       bool secret) const {
     const int log_p = __builtin_ctzll(period);
     const std::size_t size = period == 1 ? 1 : 2 * period;
@@ -78,6 +78,13 @@ Plain Encoder::encode(const double* values, std::size_t period, double scale, in
     plain.limbs = level + 1 + (extended ? ring_.specials : 0);
     plain.log_repeat = ring_.log_n - __builtin_ctzll(size);
     plain.n = size;
+    plain.late = late && largest < SMALL;
+    if (plain.late) {
+        plain.memory = ring_.take(size);
+        plain.memory.secret = secret;
+        std::memcpy(plain.memory.data(), x, size * sizeof(double));
+        return plain;
+    }
     plain.memory = ring_.take(plain.limbs * size);
     plain.memory.secret = secret;
     ring_.threads.loop(size < 1024 ? 1 : plain.limbs, [&](std::size_t task) {

@@ -1,54 +1,12 @@
 #include "evaluate.h"
 
 #include <algorithm>
-#include <cstring>
+
+#include "limbs.h"
 
 namespace pi {
 
 namespace {
-
-// Runs a body for every limb of every polynomial.
-template <class Body>
-void each_limb(const Ring& ring, int polys, int limbs, const Body& body) {
-    ring.threads.loop(static_cast<std::size_t>(polys) * limbs, [&](std::size_t i) {
-        body(static_cast<int>(i) / limbs, static_cast<int>(i) % limbs);
-    });
-}
-
-const Modulus& modulus(const Ring& ring, int level, int i) { return ring.tables[ring.prime(level, i)].m; }
-
-void copy(u64* to, const u64* from, std::size_t n) { std::memcpy(to, from, n * sizeof(u64)); }
-
-// Residues modulo the primes of a conversion, as coefficients times the conversion's factors, and
-// the multiples of the modulus to take off.
-struct Source {
-    Memory memory;
-    std::vector<const u64*> rows;
-    const u64* quotient;
-};
-
-Source lift_source(const Ring& ring, const Conversion& c, const std::vector<const u64*>& limbs) {
-    const std::size_t n = ring.n, terms = c.from.size();
-    Source s;
-    s.memory = ring.take((terms + 1) * n);
-    for (std::size_t j = 0; j < terms; ++j) {
-        u64* row = s.memory.data() + j * n;
-        copy(row, limbs[j], n);
-        ring.k->intt(row, n, ring.tables[c.from[j]], c.scale[j]);
-        s.rows.push_back(row);
-    }
-    u64* v = s.memory.data() + terms * n;
-    ring.k->quotients(v, s.rows.data(), c.inverse.data(), terms, n);
-    s.quotient = v;
-    return s;
-}
-
-// The lifted residues modulo another prime, in transformed order.
-void lower(const Ring& ring, const Conversion& c, const Source& s, int prime, u64* z) {
-    ring.k->convert(z, s.rows.data(), c.factors[prime].data(), c.from.size(), s.quotient, c.minus_d[prime], ring.n,
-                    ring.tables[prime].m);
-    ring.k->ntt(z, ring.n, ring.tables[prime]);
-}
 
 template <class Kernel>
 Polys sum(const Ring& ring, const Polys& a, const Polys& b, Kernel kernel, bool negate) {
@@ -121,13 +79,12 @@ Polys drop(const Ring& ring, const Polys& a, int level) {
 Polys rescale(const Ring& ring, const Polys& a) {
     const Conversion& c = ring.last(a.level);
     Polys z = ring.polys(a.polys, a.level - 1, false);
-    std::vector<Source> sources(a.polys);
-    ring.threads.loop(a.polys, [&](std::size_t p) {
-        sources[p] = lift_source(ring, c, {a.limb(static_cast<int>(p), a.level)});
-    });
+    std::vector<Source> sources;
+    for (int p = 0; p < a.polys; ++p) sources.emplace_back(ring, c, std::vector<const u64*>{a.limb(p, a.level)});
+    lift(ring, sources);
     each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
         u64* to = z.limb(p, i);
-        lower(ring, c, sources[p], i, to);
+        lower(ring, sources[p], i, to);
         ring.k->sub_scale(to, a.limb(p, i), to, nullptr, c.divide[i], ring.n, ring.tables[i].m);
     });
     return z;
@@ -138,63 +95,76 @@ Digits decompose(const Ring& ring, const Polys& a, int poly) {
     d.level = a.level;
     d.limbs = a.level + 1 + ring.specials;
     d.count = ring.digits(a.level);
-    d.memory = ring.take(static_cast<std::size_t>(d.count) * d.limbs * ring.n);
+    d.memory = ring.take((static_cast<std::size_t>(d.count) * d.limbs - a.level - 1) * ring.n);
     d.limb.resize(static_cast<std::size_t>(d.count) * d.limbs);
-    std::vector<Source> sources(d.count);
-    ring.threads.loop(d.count, [&](std::size_t j) {
-        const int digit = static_cast<int>(j), start = ring.digit_start(digit);
-        std::vector<const u64*> limbs;
-        for (int i = 0; i < ring.digit_width(digit, a.level); ++i) limbs.push_back(a.limb(poly, start + i));
-        sources[j] = lift_source(ring, ring.digit(digit, ring.digit_width(digit, a.level)), limbs);
-    });
-    each_limb(ring, d.count, d.limbs, [&](int digit, int i) {
-        const std::size_t at = static_cast<std::size_t>(digit) * d.limbs + i;
+    std::vector<Source> sources;
+    for (int digit = 0; digit < d.count; ++digit) {
         const int start = ring.digit_start(digit), width = ring.digit_width(digit, a.level);
-        u64* to = d.memory.data() + at * ring.n;
-        if (i >= start && i < start + width)
-            copy(to, a.limb(poly, i), ring.n);
-        else
-            lower(ring, ring.digit(digit, width), sources[digit], ring.prime(a.level, i), to);
-        d.limb[at] = to;
+        std::vector<const u64*> limbs;
+        for (int i = 0; i < width; ++i) limbs.push_back(a.limb(poly, start + i));
+        sources.emplace_back(ring, ring.digit(digit, width), limbs);
+    }
+    lift(ring, sources);
+    std::vector<Target> targets;
+    u64* to = d.memory.data();
+    for (int digit = 0; digit < d.count; ++digit) {
+        const int start = ring.digit_start(digit), width = ring.digit_width(digit, a.level);
+        for (int i = 0; i < d.limbs; ++i) {
+            const bool own = i >= start && i < start + width;
+            d.limb[static_cast<std::size_t>(digit) * d.limbs + i] = own ? a.limb(poly, i) : to;
+            if (own) continue;
+            targets.push_back({digit, ring.prime(a.level, i), to});
+            to += ring.n;
+        }
+    }
+    convert(ring, sources, targets);
+    ring.threads.loop(targets.size(), [&](std::size_t t) {
+        ring.k->ntt(targets[t].to, ring.n, ring.tables[targets[t].prime]);
     });
     return d;
 }
 
+void apply_key(const Ring& ring, const Digits& d, const Polys& key, int i, u64* z0, u64* z1) {
+    const int row = i <= d.level ? i : i - d.level + key.level;
+    std::vector<const u64*> f, x, y;
+    for (int j = 0; j < d.count; ++j) {
+        f.push_back(d.limb[static_cast<std::size_t>(j) * d.limbs + i]);
+        x.push_back(key.limb(j, row));
+        y.push_back(key.limb(key.polys / 2 + j, row));
+    }
+    const std::vector<int> once(d.count, 0);
+    ring.k->dot(z0, z1, f.data(), once.data(), x.data(), y.data(), f.size(), ring.n, modulus(ring, d.level, i), false);
+}
+
 Polys apply_key(const Ring& ring, const Digits& d, const Polys& key) {
     Polys z = ring.polys(2, d.level, true);
-    each_limb(ring, 1, z.limbs, [&](int, int i) {
-        const int row = i <= d.level ? i : i - d.level + key.level;
-        std::vector<const u64*> f, x, y;
-        for (int j = 0; j < d.count; ++j) {
-            f.push_back(d.limb[static_cast<std::size_t>(j) * d.limbs + i]);
-            x.push_back(key.limb(j, row));
-            y.push_back(key.limb(key.polys / 2 + j, row));
-        }
-        const std::vector<int> once(d.count, 0);
-        ring.k->dot(z.limb(0, i), z.limb(1, i), f.data(), once.data(), x.data(), y.data(), f.size(), ring.n,
-                    modulus(ring, d.level, i), false);
-    });
+    each_limb(ring, 1, z.limbs, [&](int, int i) { apply_key(ring, d, key, i, z.limb(0, i), z.limb(1, i)); });
     return z;
 }
 
 Polys divide_special(const Ring& ring, const Polys& a, int first, const Polys* addend, bool both, const std::vector<u32>* from) {
     const Conversion& c = ring.special();
     Polys z = ring.polys(a.polys - first, a.level, false);
-    std::vector<Source> sources(z.polys);
-    ring.threads.loop(z.polys, [&](std::size_t p) {
+    std::vector<Source> sources;
+    for (int p = first; p < a.polys; ++p) {
         std::vector<const u64*> limbs;
-        for (int i = 0; i < ring.specials; ++i) limbs.push_back(a.limb(first + static_cast<int>(p), a.level + 1 + i));
-        sources[p] = lift_source(ring, c, limbs);
-        sources[p].memory.secret = a.memory.secret;
-    });
+        for (int i = 0; i < ring.specials; ++i) limbs.push_back(a.limb(p, a.level + 1 + i));
+        sources.emplace_back(ring, c, limbs);
+    }
+    for (Source& source : sources) source.memory.secret = a.memory.secret;
+    lift(ring, sources);
+    Polys rounded = ring.polys(z.polys, a.level, false);
+    rounded.memory.secret = a.memory.secret;
+    std::vector<Target> targets;
+    for (int p = 0; p < z.polys; ++p)
+        for (int i = 0; i < z.limbs; ++i) targets.push_back({p, i, rounded.limb(p, i)});
+    convert(ring, sources, targets);
     each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
-        u64* to = z.limb(p, i);
-        Memory scratch = from ? ring.take(ring.n) : Memory();
-        u64* at = from ? scratch.data() : to;
-        lower(ring, c, sources[p], i, at);
+        u64 *at = rounded.limb(p, i), *to = from ? at : z.limb(p, i);
+        ring.k->ntt(at, ring.n, ring.tables[i]);
         const u64* more = addend && (both || p == 0) ? addend->limb(p, i) : nullptr;
-        ring.k->sub_scale(at, a.limb(first + p, i), at, more, c.divide[i], ring.n, ring.tables[i].m);
-        if (from) ring.k->permute(to, at, from->data(), ring.n);
+        ring.k->sub_scale(to, a.limb(first + p, i), at, more, c.divide[i], ring.n, ring.tables[i].m);
+        if (from) ring.k->permute(z.limb(p, i), at, from->data(), ring.n);
     });
     return z;
 }
@@ -217,99 +187,6 @@ Polys rotate_extended(const Ring& ring, const Polys& a, const Digits& digits, co
         copy(z.limb(p, i), scratch.data(), ring.n);
     });
     return z;
-}
-
-namespace {
-
-// Whether the terms are all over the chain's primes alone.
-bool plain_basis(const Giant& giant) {
-    return std::none_of(giant.terms.begin(), giant.terms.end(), [](const auto& term) { return term.first->extended; });
-}
-
-// Values of a limb that all giant steps visit before the next ones: their baby steps stay in cache.
-constexpr std::size_t BLOCK = 1024;
-// Giant steps whose sums are held at a time.
-constexpr std::size_t HELD = 8;
-
-// The plaintext products of one giant step over a block of limb i, of the extended or of the other terms.
-bool products(const Ring& ring, const Giant& giant, bool extended, int level, int i, std::size_t at, u64* z0,
-              u64* z1) {
-    std::vector<const u64*> f, x, y;
-    std::vector<int> repeat;
-    for (const auto& [a, b] : giant.terms) {
-        if (a->extended != extended) continue;
-        f.push_back(b->limb(i) + (at >> b->log_repeat));
-        repeat.push_back(b->log_repeat);
-        x.push_back(a->limb(0, i) + at);
-        y.push_back(a->limb(1, i) + at);
-    }
-    if (f.empty()) return false;
-    ring.k->dot(z0, z1, f.data(), repeat.data(), x.data(), y.data(), f.size(), BLOCK, modulus(ring, level, i), false);
-    return true;
-}
-
-// One block of a giant step's sum of products times the special primes.
-void sum_block(const Ring& ring, const Giant& giant, const Polys& u, int i, std::size_t at) {
-    u64 *u0 = u.limb(0, i) + at, *u1 = u.limb(1, i) + at;
-    if (!products(ring, giant, true, u.level, i, at, u0, u1)) {
-        std::memset(u0, 0, BLOCK * sizeof(u64));
-        std::memset(u1, 0, BLOCK * sizeof(u64));
-    }
-    if (i > u.level) return;
-    alignas(64) u64 w0[BLOCK], w1[BLOCK];
-    if (!products(ring, giant, false, u.level, i, at, w0, w1)) return;
-    const Modulus& m = modulus(ring, u.level, i);
-    ring.k->add_scaled(u0, w0, ring.special_product(i), BLOCK, m);
-    ring.k->add_scaled(u1, w1, ring.special_product(i), BLOCK, m);
-}
-
-// The sums of products of some giant steps, times the special primes.
-std::vector<Polys> sum_products(const Ring& ring, const Giant* giants, std::size_t count, int level) {
-    std::vector<Polys> sums;
-    for (std::size_t g = 0; g < count; ++g) sums.push_back(ring.polys(2, level, true));
-    each_limb(ring, 1, sums[0].limbs, [&](int, int i) {
-        for (std::size_t at = 0; at < ring.n; at += BLOCK)
-            for (std::size_t g = 0; g < count; ++g) sum_block(ring, giants[g], sums[g], i, at);
-    });
-    return sums;
-}
-
-// u rotated, still times the special primes.
-Polys rotate_sum(const Ring& ring, const Polys& u, const Giant& giant) {
-    const Polys second = divide_special(ring, u, 1, nullptr, false, nullptr);
-    Polys z = apply_key(ring, decompose(ring, second, 0), *giant.key);
-    each_limb(ring, 2, z.limbs, [&](int p, int i) {
-        u64* to = z.limb(p, i);
-        if (p == 0) ring.k->add(to, to, u.limb(0, i), ring.n, modulus(ring, u.level, i));
-        Memory scratch = ring.take(ring.n);
-        ring.k->permute(scratch.data(), to, giant.from->data(), ring.n);
-        copy(to, scratch.data(), ring.n);
-    });
-    return z;
-}
-
-}  // namespace
-
-Polys linear_sum(const Ring& ring, const std::vector<Giant>& giants, int level) {
-    if (giants.size() == 1 && !giants[0].key && plain_basis(giants[0])) {
-        Polys z = ring.polys(2, level, false);
-        each_limb(ring, 1, z.limbs, [&](int, int i) {
-            for (std::size_t at = 0; at < ring.n; at += BLOCK)
-                products(ring, giants[0], false, level, i, at, z.limb(0, i) + at, z.limb(1, i) + at);
-        });
-        return z;
-    }
-    Polys total;
-    for (std::size_t start = 0; start < giants.size(); start += HELD) {
-        const std::size_t count = std::min(HELD, giants.size() - start);
-        std::vector<Polys> sums = sum_products(ring, &giants[start], count, level);
-        for (std::size_t g = 0; g < count; ++g) {
-            Polys u = std::move(sums[g]);
-            if (giants[start + g].key) u = rotate_sum(ring, u, giants[start + g]);
-            total = total.polys ? add(ring, total, u) : std::move(u);
-        }
-    }
-    return divide_special(ring, total, 0, nullptr, false, nullptr);
 }
 
 }  // namespace pi

@@ -28,13 +28,15 @@ struct Digits {
     int limbs;
     int count;
     Memory memory;
-    std::vector<const u64*> limb;  // [digit * limbs + i]; a digit's own limbs are those of the source
+    std::vector<const u64*> limb;  // [digit * limbs + i]; a digit's own limbs are the source's, which must stay
 };
 
 Digits decompose(const Ring& ring, const Polys& a, int poly);
 // The inner product with a key (per digit the polynomial with the message, then per digit the uniform
 // one): two polynomials over the extended basis.
 Polys apply_key(const Ring& ring, const Digits& digits, const Polys& key);
+// Its limb i alone.
+void apply_key(const Ring& ring, const Digits& digits, const Polys& key, int i, u64* z0, u64* z1);
 // Divides the polynomials from `first` on by the special primes and rounds; polynomial 0 plus
 // `addend`'s polynomial 0, both plus their own for `both`. With `from`, the automorphism is applied.
 Polys divide_special(const Ring& ring, const Polys& a, int first, const Polys* addend, bool both,
@@ -54,9 +56,10 @@ struct Giant {
     std::vector<std::pair<const Polys*, const Plain*>> terms;
 };
 
-// The sum of the giant steps. Double hoisting (Bossuat, Mouchet, Troncoso-Pastoriza and Hubaux,
-// EUROCRYPT 2021): products and sums stay over the extended basis; the special primes are divided
-// out once for each giant step's second polynomial and once at the end.
+// The sum of the giant steps. Late constants are transformed limb by limb as they are needed. Where terms
+// are over the extended basis, that is double hoisting (Bossuat, Mouchet, Troncoso-Pastoriza and Hubaux,
+// EUROCRYPT 2021): products and sums stay over that basis; the special primes are divided out once for each
+// giant step's second polynomial and once at the end.
 Polys linear_sum(const Ring& ring, const std::vector<Giant>& giants, int level);
 
 }  // namespace pi

@@ -86,7 +86,7 @@ class NativeEvaluator:
         step = self._rules.rotate(x.type, by)
         if step == 0:
             return x
-        polys = self._core.rotate(x.polys, self._digits(x), self._keys.rotation[step], self._galois[step])
+        polys = self._core.rotate(x.polys, self._digits(x), self._key(step, x.polys.level), self._galois[step])
         return NativeCiphertext(self._ring, polys, x.scale)
 
     def conjugate(self, a: Ciphertext) -> NativeCiphertext:
@@ -98,18 +98,22 @@ class NativeEvaluator:
         polys = self._core.rotate(x.polys, self._digits(x), key, self._ring.conjugation)
         return NativeCiphertext(self._ring, polys, x.scale)
 
-    def encode_linear(self, values: FloatArray, level: int, scale: float) -> NativePlaintext:
+    def linear_bytes(self, period: int, level: int) -> int:
+        p = self._ring.params
+        return 8 * (level + 1 + len(p.special)) * (1 if period == 1 else 2 * period)
+
+    def encode_linear(self, values: FloatArray, level: int, scale: float, *, late: bool) -> NativePlaintext:
         self._rules.values(values)
         self._rules.room(level, scale)
-        return NativePlaintext(self._ring, self._ring.encode(values, level, scale, extended=True), scale)
+        return NativePlaintext(self._ring, self._ring.encode(values, level, scale, extended=not late, late=late), scale)
 
     def rotate_linear(self, a: Ciphertext, by: int) -> NativeCiphertext:
         x = self._own(a)
         step = self._rules.rotate(x.type, by)
         if step == 0:
             return x
-        key, galois = self._keys.rotation[step], self._galois[step]
-        polys = self._core.rotate_extended(x.polys, self._digits(x), key, galois)
+        key = self._key(step, x.polys.level)
+        polys = self._core.rotate_extended(x.polys, self._digits(x), key, self._galois[step])
         return NativeCiphertext(self._ring, polys, x.scale)
 
     def linear_sum(self, giants: Sequence[Giant]) -> NativeCiphertext:
@@ -125,10 +129,19 @@ class NativeEvaluator:
         if result is None:
             raise ExecutionError("a sum of no products")
         keyed = [
-            (terms, self._keys.rotation[step] if step else None, self._galois[step] if step else 1)
+            (terms, self._key(step, result.level) if step else None, self._galois[step] if step else 1)
             for step, terms in steps.items()
         ]
         return NativeCiphertext(self._ring, self._core.linear_sum(keyed, result.level), result.scale)
+
+    def _key(self, step: int, level: int) -> Polys:
+        key = self._keys.rotation[step]
+        if key.level < level:
+            raise ExecutionError(
+                f"the key for the rotation by {step} serves levels up to {key.level}, this is level {level}",
+                hint="keys made for this model",
+            )
+        return key
 
     def _digits(self, x: NativeCiphertext) -> Digits:
         if x.digits is None:

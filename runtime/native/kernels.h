@@ -63,6 +63,10 @@ struct Kernels {
     void (*fft)(double* re, double* im, std::size_t n, const double* cosine, const double* sine, double sign);
     // Whether every value is below q.
     bool (*reduced)(const u64* x, std::size_t n, const Modulus& m);
+    // `convert` to several primes, which read each y once for four of them; null: one after the other.
+    void (*convert_many)(u64* const* z, std::size_t targets, const u64* const* y, const u64* const* c,
+                         std::size_t terms, const u64* v, const u64* minus_d, std::size_t n,
+                         const Modulus* const* m) = nullptr;
     // A twiddle factor in the form that ntt and intt read; null where that is a Factor.
     Factor (*twiddle)(u64 w, const Modulus& m) = nullptr;
 };

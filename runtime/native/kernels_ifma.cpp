@@ -375,12 +375,46 @@ void convert(u64* z, const u64* const* y, const u64* c, std::size_t terms, const
     const V d = set(minus_d);
     for (std::size_t i = 0; i < n; i += 8) {
         V k = load(v + i), a = low(p.zero, k, d), b = high(p.zero, k, d);
-        for (std::size_t j = 0; j < terms; ++j) {
-            V x = load(y[j] + i), w = set(c[j]);
-            a = low(a, x, w), b = high(b, x, w);
+        for (std::size_t start = 0; start < terms; start += CHUNK - 1) {
+            const std::size_t end = start + CHUNK - 1 < terms ? start + CHUNK - 1 : terms;
+            if (start > 0) a = wide.reduce(a, b, p), b = p.zero;
+            for (std::size_t j = start; j < end; ++j) {
+                V x = load(y[j] + i), w = set(c[j]);
+                a = low(a, x, w), b = high(b, x, w);
+            }
         }
         store(z + i, wide.reduce(a, b, p));
     }
+}
+
+template <int T>
+void convert_some(u64* const* z, const u64* const* y, const u64* const* c, std::size_t terms, const u64* v,
+                  const u64* minus_d, std::size_t n, const Modulus* const* m) {
+    for (std::size_t i = 0; i < n; i += 8) {
+        const V k = load(v + i), zero = _mm512_setzero_si512();
+        V a[T], b[T];
+        for (int t = 0; t < T; ++t) a[t] = low(zero, k, set(minus_d[t])), b[t] = high(zero, k, set(minus_d[t]));
+        for (std::size_t start = 0; start < terms; start += CHUNK - 1) {
+            const std::size_t end = start + CHUNK - 1 < terms ? start + CHUNK - 1 : terms;
+            if (start > 0)
+                for (int t = 0; t < T; ++t) a[t] = Wide(*m[t]).reduce(a[t], b[t], Prime(m[t]->q)), b[t] = zero;
+            for (std::size_t j = start; j < end; ++j) {
+                const V x = load(y[j] + i);
+                for (int t = 0; t < T; ++t) {
+                    const V w = set(c[t][j]);
+                    a[t] = low(a[t], x, w), b[t] = high(b[t], x, w);
+                }
+            }
+        }
+        for (int t = 0; t < T; ++t) store(z[t] + i, Wide(*m[t]).reduce(a[t], b[t], Prime(m[t]->q)));
+    }
+}
+
+void convert_many(u64* const* z, std::size_t targets, const u64* const* y, const u64* const* c, std::size_t terms,
+                  const u64* v, const u64* minus_d, std::size_t n, const Modulus* const* m) {
+    std::size_t t = 0;
+    for (; t + 4 <= targets; t += 4) convert_some<4>(z + t, y, c + t, terms, v, minus_d + t, n, m + t);
+    for (; t < targets; ++t) convert_some<1>(z + t, y, c + t, terms, v, minus_d + t, n, m + t);
 }
 
 void quotients(u64* v, const u64* const* y, const double* inverse, std::size_t terms, std::size_t n) {
@@ -433,6 +467,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 const Kernels IFMA = {
     "avx512ifma", S,          50,     ntt,     intt,      add,  sub,     add_repeated, neg,
     sub_scale,    add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, fft,          reduced,
+    convert_many,
 };
 
 }  // namespace

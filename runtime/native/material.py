@@ -74,7 +74,12 @@ class NativeRing:
         primes = [*params.primes, *params.special]
         try:
             self.core = core.Ring(
-                params.log_n, primes, len(params.special), default_threads() if threads is None else threads, kernels
+                params.log_n,
+                primes,
+                len(params.special),
+                default_threads() if threads is None else threads,
+                kernels,
+                params.digit,
             )
         except _ERRORS as error:
             raise ParameterError(f"the native backend refuses these parameters: {error}") from error
@@ -89,7 +94,14 @@ class NativeRing:
         return (2 << self.params.log_n) - 1
 
     def encode(
-        self, values: FloatArray, level: int, scale: float, *, extended: bool = False, secret: bool = False
+        self,
+        values: FloatArray,
+        level: int,
+        scale: float,
+        *,
+        extended: bool = False,
+        late: bool = False,
+        secret: bool = False,
     ) -> core.Plain:
         """Values (period,); with ``secret``, memory that held them is wiped when it is let go.
 
@@ -99,7 +111,7 @@ class NativeRing:
         if values.ndim != 1:
             raise ExecutionError(f"one slot vector at a time, not an array of shape {values.shape}")
         try:
-            return self.core.encode(np.asarray(values, np.float64), scale, level, extended, secret=secret)
+            return self.core.encode(np.asarray(values, np.float64), scale, level, extended, late, secret)
         except _ERRORS as error:
             largest = float(np.abs(values).max())
             raise ExecutionError(
@@ -221,7 +233,8 @@ def write(
     private: bool = False,
 ) -> int:
     """Write a sealed file; returns its bytes."""
-    named = {"kind": kind, "log_n": params.log_n, "primes": params.primes, "special": params.special, **header}
+    named = {"kind": kind, "log_n": params.log_n, "primes": params.primes, "special": params.special}
+    named |= {"digit": params.digit, **header}
 
     def put(name: str) -> None:
         with open(name, "wb") as file:
@@ -248,8 +261,8 @@ def read(params: Params, path: Path, kind: str) -> tuple[Header, memoryview]:
         header = json.loads(line)
         if not isinstance(header, dict) or header.get("kind") != kind:
             raise ValueError("it holds something else")
-        found = (header.get("log_n"), header.get("primes"), header.get("special"))
-        if found != (params.log_n, list(params.primes), list(params.special)):
+        found = (header.get("log_n"), header.get("primes"), header.get("special"), header.get("digit"))
+        if found != (params.log_n, list(params.primes), list(params.special), params.digit):
             raise ValueError("it is for other parameters")
     except _ERRORS as error:
         raise _damaged(path, kind, error) from error

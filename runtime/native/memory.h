@@ -1,4 +1,4 @@
-// Blocks of words that are reused by size, and a few threads that share loops.
+// Blocks of words that are used again, and a few threads that share loops.
 #pragma once
 
 #include <atomic>
@@ -17,12 +17,14 @@ namespace pi {
 class Pool {
   public:
     ~Pool();
-    u64* take(std::size_t words);
-    void give(u64* block, std::size_t words);
+    // A block of at least so many words; says how many it has.
+    u64* take(std::size_t words, std::size_t& capacity);
+    void give(u64* block, std::size_t capacity);
 
   private:
     std::mutex mutex_;
-    std::map<std::size_t, std::vector<u64*>> free_;
+    std::multimap<std::size_t, u64*> free_;
+    std::size_t held_ = 0;
 };
 
 // A block of a pool, given back when it goes; wiped before that if it held a secret.
@@ -41,8 +43,8 @@ class Memory {
   private:
     void release();
     std::shared_ptr<Pool> pool_;
+    std::size_t words_ = 0, capacity_ = 0;
     u64* data_ = nullptr;
-    std::size_t words_ = 0;
 };
 
 // Runs the iterations of a loop on several threads. One loop at a time: a second caller works alone.

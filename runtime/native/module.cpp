@@ -59,9 +59,10 @@ bool is_prime(u64 n) {
     return true;
 }
 
-void check_ring(int log_n, const std::vector<u64>& primes, int specials, int threads) {
+void check_ring(int log_n, const std::vector<u64>& primes, int specials, int digit, int threads) {
     if (log_n < 10 || log_n > 17) refuse("log_n must be in 10 .. 17");
-    if (specials < 1 || specials > 15) refuse("the number of special primes must be in 1 .. 15");
+    if (specials < 1 || specials > 64) refuse("the number of special primes must be in 1 .. 64");
+    if (digit < 1 || digit > 64) refuse("the number of primes in a digit must be in 1 .. 64");
     if (primes.size() > 256 || primes.size() <= static_cast<std::size_t>(specials)) refuse("a chain of 1 .. 255 primes");
     if (threads < 1 || threads > 256) refuse("the number of threads must be in 1 .. 256");
     for (u64 q : primes) {
@@ -74,11 +75,13 @@ void check_ring(int log_n, const std::vector<u64>& primes, int specials, int thr
 // A ring as Python sees it.
 class Context {
   public:
-    Context(int log_n, const std::vector<u64>& primes, int specials, int threads, const std::string& kernels) {
-        check_ring(log_n, primes, specials, threads);
+    Context(int log_n, const std::vector<u64>& primes, int specials, int threads, const std::string& kernels,
+            int digit) {
+        if (digit == 0) digit = specials;
+        check_ring(log_n, primes, specials, digit, threads);
         const Kernels* k = choose(kernels, primes);
         py::gil_scoped_release release;
-        ring_ = std::make_unique<Ring>(log_n, primes, specials, threads, k);
+        ring_ = std::make_unique<Ring>(log_n, primes, specials, digit, threads, k);
         encoder_ = std::make_unique<Encoder>(*ring_);
     }
 
@@ -103,7 +106,8 @@ class Context {
     }
     void own(const Digits& d) const {
         level(d.level);
-        const std::size_t words = static_cast<std::size_t>(ring_->digits(d.level)) * d.limbs * ring_->n;
+        const std::size_t limbs = static_cast<std::size_t>(ring_->digits(d.level)) * d.limbs;
+        const std::size_t words = (limbs - d.level - 1) * ring_->n;
         if (d.limbs != d.level + 1 + ring_->specials || d.memory.words() != words) refuse("digits of another ring");
     }
     void cipher(const Polys& p) const {
@@ -151,6 +155,7 @@ void same(const Context& c, const Polys& a, const Plain& b) {
     c.own(a);
     c.own(b);
     if (a.level != b.level || (a.extended && !b.extended)) refuse("operands at different levels");
+    if (b.late) refuse("a late constant outside a sum of products");
 }
 
 // Polynomials of which the first `given` are the content; the rest is zero.
@@ -178,7 +183,7 @@ Polys load(const Context& c, int polys, int given, int level, bool extended, con
 }
 
 Plain encode(const Context& c, const py::array_t<double, py::array::c_style | py::array::forcecast>& values,
-             double scale, int level, bool extended, bool secret) {
+             double scale, int level, bool extended, bool late, bool secret) {
     c.level(level);
     const std::size_t period = static_cast<std::size_t>(values.size());
     if (values.ndim() != 1 || period == 0 || period > c.ring().n / 2 || (period & (period - 1)))
@@ -188,7 +193,7 @@ Plain encode(const Context& c, const py::array_t<double, py::array::c_style | py
         if (!std::isfinite(values.data()[i])) refuse("slot values are not finite");
     const double* data = values.data();
     py::gil_scoped_release release;
-    return c.encoder().encode(data, period, scale, level, extended, secret);
+    return c.encoder().encode(data, period, scale, level, extended, late, secret);
 }
 
 py::array_t<double> decode(const Context& c, const Polys& a) {
@@ -301,7 +306,8 @@ Polys linear(Context& c, const std::vector<std::tuple<Terms, const Polys*, u64>>
         if (terms.empty()) refuse("a sum of nothing");
         for (const auto& [a, b] : terms) {
             if (!a || !b) refuse("a term is missing");
-            same(c, *a, *b);
+            c.own(*a), c.own(*b);
+            if (b->level != level || (a->extended && !b->extended)) refuse("a constant of another basis");
             if (a->level != level || a->polys != 2) refuse("a term at another level or of another dimension");
         }
         if (key) c.key(*key, level);
@@ -343,8 +349,9 @@ PYBIND11_MODULE(_core, m) {
     py::class_<Digits>(m, "Digits").def_readonly("level", &Digits::level);
 
     py::class_<Context>(m, "Ring")
-        .def(py::init<int, const std::vector<u64>&, int, int, const std::string&>(), py::arg("log_n"),
-             py::arg("primes"), py::arg("specials"), py::arg("threads") = 1, py::arg("kernels") = "")
+        .def(py::init<int, const std::vector<u64>&, int, int, const std::string&, int>(), py::arg("log_n"),
+             py::arg("primes"), py::arg("specials"), py::arg("threads") = 1, py::arg("kernels") = "",
+             py::arg("digit") = 0)
         .def_property_readonly("kernels", [](const Context& c) { return c.ring().k->name; })
         .def("digits", [](const Context& c, int level) { return c.level(level), c.ring().digits(level); })
         .def("load", &load)
@@ -358,7 +365,7 @@ PYBIND11_MODULE(_core, m) {
              },
              py::arg("polys"), py::arg("level"), py::arg("extended"), py::arg("secret") = false)
         .def("encode", &encode, py::arg("values"), py::arg("scale"), py::arg("level"), py::arg("extended") = false,
-             py::arg("secret") = false)
+             py::arg("late") = false, py::arg("secret") = false)
         .def("decode", &decode)
         .def("small", &small)
         .def("uniform", &uniform)
@@ -426,7 +433,7 @@ PYBIND11_MODULE(_core, m) {
                 c.cipher(a);
                 if (a.polys != 2) refuse("only dimension 2 can be rotated");
                 return decompose(c.ring(), a, 1);
-            }, Unlocked())
+            }, Unlocked(), py::keep_alive<0, 2>())
         .def("rotate", [](Context& c, const Polys& a, const Digits& digits, const Polys& key, u64 galois) {
                 c.cipher(a), c.own(digits), c.key(key, a.level);
                 if (a.polys != 2 || digits.level != a.level) refuse("these are not the digits of that ciphertext");

@@ -26,11 +26,12 @@ u64 smallest_root(u64 q, std::size_t n) {
 
 }  // namespace
 
-Ring::Ring(int log_n_, std::vector<u64> primes_, int specials_, int threads_, const Kernels* kernels)
+Ring::Ring(int log_n_, std::vector<u64> primes_, int specials_, int digit, int threads_, const Kernels* kernels)
     : log_n(log_n_),
       n(std::size_t{1} << log_n_),
       primes(std::move(primes_)),
       specials(specials_),
+      width(digit),
       chain(static_cast<int>(primes.size()) - specials_),
       k(kernels),
       threads(threads_),
@@ -39,10 +40,10 @@ Ring::Ring(int log_n_, std::vector<u64> primes_, int specials_, int threads_, co
     n_inverse_.resize(primes.size());
     held_.resize(primes.size());
     threads.loop(primes.size(), [this](std::size_t i) { make_table(static_cast<int>(i)); });
-    for (int digit = 0; digit < digits(chain - 1); ++digit) {
-        for (int width = 1; width <= specials; ++width) {
+    for (int j = 0; j < digits(chain - 1); ++j) {
+        for (int count = 1; count <= width; ++count) {
             std::vector<int> from;
-            for (int i = digit_start(digit); i < digit_start(digit) + width && i < chain; ++i) from.push_back(i);
+            for (int i = digit_start(j); i < digit_start(j) + count && i < chain; ++i) from.push_back(i);
             digits_.push_back(conversion(from));
         }
     }
@@ -58,7 +59,7 @@ Factor Ring::factor(u64 w, int prime) const {
 
 int Ring::digit_width(int digit, int level) const {
     const int left = level + 1 - digit_start(digit);
-    return left < specials ? left : specials;
+    return left < width ? left : width;
 }
 
 void Ring::make_table(int prime) {

@@ -28,10 +28,12 @@ struct Plain {
     bool extended = false;
     int limbs = 0;
     int log_repeat = 0;
+    bool late = false;  // still coefficients, whole numbers below 2^51, the same for all limbs
     std::size_t n = 0;
     Memory memory;
 
     u64* limb(int i) const { return memory.data() + static_cast<std::size_t>(i) * n; }
+    double* coefficients() const { return reinterpret_cast<double*>(memory.data()); }
 };
 
 // Carries residues modulo the product D of some primes to other primes: x = sum y_k D/q_k - v D
@@ -49,12 +51,13 @@ struct Conversion {
 
 class Ring {
   public:
-    Ring(int log_n, std::vector<u64> primes, int specials, int threads, const Kernels* kernels);
+    Ring(int log_n, std::vector<u64> primes, int specials, int digit, int threads, const Kernels* kernels);
 
     const int log_n;
     const std::size_t n;
     const std::vector<u64> primes;  // the chain, then the special ones
     const int specials;
+    const int width;  // primes of the chain in a digit of key switching
     const int chain;
     const Kernels* const k;
     std::vector<Table> tables;
@@ -67,10 +70,10 @@ class Ring {
     Factor n_inverse(int prime) const { return n_inverse_[prime]; }
     // Index of the prime of limb i of something at this level.
     int prime(int level, int i) const { return i <= level ? i : chain + i - level - 1; }
-    int digits(int level) const { return (level + specials) / specials; }
-    int digit_start(int digit) const { return digit * specials; }
+    int digits(int level) const { return level / width + 1; }
+    int digit_start(int digit) const { return digit * width; }
     int digit_width(int digit, int level) const;
-    const Conversion& digit(int digit, int width) const { return digits_[digit * specials + width - 1]; }
+    const Conversion& digit(int digit, int width) const { return digits_[digit * this->width + width - 1]; }
     const Conversion& special() const { return special_; }
     const Conversion& last(int level) const { return last_[level]; }
     // The special primes' product modulo a prime of the chain.

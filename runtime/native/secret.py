@@ -27,11 +27,12 @@ what it was given before it came here, such as the slot values; those are their 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal, localcontext
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ from numpy.typing import NDArray
 from pi_compiler.errors import ArtifactError, ExecutionError
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.runtime import keys as files
-from pi_compiler.runtime.backend import Ciphertext
+from pi_compiler.runtime.backend import Ciphertext, Rotations
 from pi_compiler.runtime.native.material import (
     CONJUGATE,
     RELINEARIZE,
@@ -48,6 +49,7 @@ from pi_compiler.runtime.native.material import (
     NativeCiphertext,
     NativeKeys,
     NativeRing,
+    default_threads,
     read,
     read_seed,
     write,
@@ -59,6 +61,7 @@ from pi_compiler.runtime.rules import Rules
 if TYPE_CHECKING:
     from pi_compiler.runtime.native._core import Polys
 
+T = TypeVar("T")
 ERROR_STD = "3.2"
 _TAIL = 32
 """Errors beyond ten standard deviations have less than 2^-64 of the probability."""
@@ -158,71 +161,73 @@ class NativeClient:
         self,
         ring: NativeRing,
         secret: NDArray[np.int8],
-        rotations: frozenset[int],
+        rotations: Rotations,
         relinearize: bool,
         conjugate: bool = False,
     ) -> None:
         self._ring, self._core = ring, ring.core
         self._coefficients = secret
-        self._rotations, self._relinearize, self._conjugate = rotations, relinearize, conjugate
-        self._rules = Rules(ring.params, rotations, relinearize)
+        self._levels, self._relinearize = files.highest_levels(rotations, ring.params), relinearize
+        self._conjugate = conjugate
+        self._rules = Rules(ring.params, frozenset(self._levels), relinearize)
         self._secret = self._small(secret.astype(np.float64))
         self._minus = self._core.neg(self._secret)
         self._keys: NativeKeys | None = None
         self._public: NativePublicKey | None = None
 
     @staticmethod
-    def generate(
-        ring: NativeRing, rotations: Iterable[int], relinearize: bool, conjugate: bool = False
-    ) -> NativeClient:
+    def generate(ring: NativeRing, rotations: Rotations, relinearize: bool, conjugate: bool = False) -> NativeClient:
         """A client with a fresh secret key."""
-        secret = ternary(1 << ring.params.log_n)
-        return NativeClient(ring, secret, files.normalize(rotations, ring.params.slots), relinearize, conjugate)
+        return NativeClient(ring, ternary(1 << ring.params.log_n), rotations, relinearize, conjugate)
 
     @staticmethod
-    def load(ring: NativeRing, path: Path, rotations: Iterable[int], relinearize: bool) -> NativeClient:
+    def load(ring: NativeRing, path: Path, rotations: Rotations, relinearize: bool) -> NativeClient:
         """The client whose secret key ``save`` wrote."""
         _, content = read(ring.params, path, "secret key")
         secret = np.frombuffer(content, np.int8).copy()
         if secret.size != 1 << ring.params.log_n or secret.min() < -1 or secret.max() > 1:
             secret[:] = 0
             raise ArtifactError(f"{str(path)!r} is not a secret key for these parameters")
-        return NativeClient(ring, secret, files.normalize(rotations, ring.params.slots), relinearize)
+        return NativeClient(ring, secret, rotations, relinearize)
 
     def __del__(self) -> None:
         if hasattr(self, "_coefficients"):
             self._coefficients[:] = 0
 
-    def _small(self, coefficients: FloatArray) -> Polys:
-        return small(self._ring, coefficients, self._ring.params.max_level)
+    def _small(self, coefficients: FloatArray, level: int | None = None) -> Polys:
+        top = self._ring.params.max_level
+        return small(self._ring, coefficients, top if level is None else level)
 
-    def _error(self) -> Polys:
-        return self._small(gaussian(1 << self._ring.params.log_n))
-
-    def _make_key(self, message: Polys, minus: Polys) -> tuple[bytes, Polys]:
-        """A key that turns what ``message`` multiplies into a ciphertext under minus ``minus``."""
-        level = self._ring.params.max_level
-        digits = self._core.digits(level)
+    def _make_key(self, message: Polys, minus: Polys, level: int) -> tuple[bytes, Polys]:
+        """A key that turns what ``message`` multiplies into a ciphertext under minus ``minus``, up to a level."""
+        digits, n = self._core.digits(level), 1 << self._ring.params.log_n
         key, seed = self._core.empty(2 * digits, level, True), os.urandom(SEED_BYTES)
         for j in range(digits):
             self._ring.uniform(key, digits + j, seed, j)
-            self._core.mul_add(key, j, key, digits + j, minus, 0, self._error(), 0)
+            self._core.mul_add(key, j, key, digits + j, minus, 0, self._small(gaussian(n), level), 0)
             self._core.add_gadget(key, j, message, 0, j)
         return seed, key
 
     def _rotation_key(self, step: int) -> tuple[bytes, Polys]:
         inverse = pow(self._ring.galois(step), -1, 2 << self._ring.params.log_n)
-        return self._make_key(self._secret, self._core.permute(self._minus, inverse))
+        return self._make_key(self._secret, self._core.permute(self._minus, inverse), self._levels[step])
+
+    def _rotation_keys(self, made: Callable[[bytes, Polys], T]) -> dict[int, T]:
+        """All rotation keys, as many at a time as there are threads."""
+        with ThreadPoolExecutor(default_threads()) as pool:
+            found = pool.map(lambda step: made(*self._rotation_key(step)), self._levels)
+            return dict(zip(self._levels, found, strict=True))
 
     def _relinearization_key(self) -> tuple[bytes, Polys]:
         level = self._ring.params.max_level
         square, zero = (self._core.empty(1, level, True, secret=True) for _ in range(2))
         self._core.mul_add(square, 0, self._secret, 0, self._secret, 0, zero, 0)
-        return self._make_key(square, self._minus)
+        return self._make_key(square, self._minus, level)
 
     def _conjugation_key(self) -> tuple[bytes, Polys]:
         # The automorphism is its own inverse.
-        return self._make_key(self._secret, self._core.permute(self._minus, self._ring.conjugation))
+        minus = self._core.permute(self._minus, self._ring.conjugation)
+        return self._make_key(self._secret, minus, self._ring.params.max_level)
 
     @property
     def public_key(self) -> NativePublicKey:
@@ -237,7 +242,7 @@ class NativeClient:
     @property
     def eval_keys(self) -> NativeKeys:
         if self._keys is None:
-            rotation = {step: self._rotation_key(step)[1] for step in sorted(self._rotations)}
+            rotation = self._rotation_keys(lambda _, key: key)
             relin = self._relinearization_key()[1] if self._relinearize else None
             conjugation = self._conjugation_key()[1] if self._conjugate else None
             self._keys = NativeKeys(self._ring, rotation, relin, conjugation)
@@ -246,15 +251,15 @@ class NativeClient:
     def save_eval_keys(self, folder: Path) -> int:
         files.make_folder(folder)
         written = 0
-        if self._rotations:
-            made = {step: self._rotation_key(step) for step in sorted(self._rotations)}
+        if self._levels:
+            made = self._rotation_keys(lambda seed, key: (seed, key))
             written += write_keys(self._ring, folder / ROTATIONS, made)
         if self._relinearize:
             written += write_keys(self._ring, folder / RELINEARIZE, {0: self._relinearization_key()})
         (folder / CONJUGATE).unlink(missing_ok=True)
         if self._conjugate:
             written += write_keys(self._ring, folder / CONJUGATE, {0: self._conjugation_key()})
-        manifest = files.manifest("native", self._ring.params, self._rotations, self._relinearize)
+        manifest = files.manifest("native", self._ring.params, frozenset(self._levels), self._relinearize)
         return written + files.write_manifest(folder, manifest)
 
     def _encrypt(self, slots: FloatArray, level: int, scale: float) -> tuple[bytes, NativeCiphertext]:

@@ -35,11 +35,11 @@ HAS_TENSEAL = importlib.util.find_spec("tenseal") is not None
 
 
 @cache
-def ring(log_n: int, bits: tuple[int, ...], specials: int, kernels: str) -> tuple[object, list[int]]:
+def ring(log_n: int, bits: tuple[int, ...], specials: int, kernels: str, digit: int = 0) -> tuple[object, list[int]]:
     primes: list[int] = []
     for b in bits:
         primes += ntt_primes(log_n, b, 1, primes)
-    return core.Ring(log_n, primes, specials, 1, kernels), primes
+    return core.Ring(log_n, primes, specials, 1, kernels, digit), primes
 
 
 def random_limbs(primes: list[int], polys: int, n: int, seed: int) -> np.ndarray:
@@ -116,12 +116,12 @@ def test_transforms_of_every_size_invert_each_other_at_the_extremes(kernels: str
 
 @pytest.mark.skipif(len(KERNELS) < 2, reason="one instruction set only")
 @settings(max_examples=15, deadline=None)
-@given(level=st.integers(1, 6), specials=st.integers(1, 4), seed=st.integers(0, 99))
-def test_all_instruction_sets_give_the_same_residues(level: int, specials: int, seed: int) -> None:
-    bits = (*(40, 25, 49, 30, 40, 40, 40)[: level + 1], *(45, 49, 45, 45)[:specials])
+@given(level=st.integers(1, 20), specials=st.integers(1, 4), digit=st.integers(1, 20), seed=st.integers(0, 99))
+def test_all_instruction_sets_give_the_same_residues(level: int, specials: int, digit: int, seed: int) -> None:
+    bits = (*((40, 25, 49, 30)[i % 4] for i in range(level + 1)), *(45, 49, 45, 45)[:specials])
     results = []
     for kernels in KERNELS:
-        r, primes = ring(11, bits, specials, kernels)
+        r, primes = ring(11, bits, specials, kernels, digit)
         chain = primes[: level + 1]
         a = r.load(2, 2, level, False, random_limbs(chain, 2, 2048, seed))
         b = r.load(3, 3, level, False, random_limbs(chain, 3, 2048, seed + 1))
@@ -129,11 +129,13 @@ def test_all_instruction_sets_give_the_same_residues(level: int, specials: int, 
         k = r.load(2 * digits, 2 * digits, level, True, random_limbs(primes, 2 * digits, 2048, seed + 2))
         values = np.random.default_rng(seed).uniform(-1, 1, 1 << seed % 11)
         plain = r.encode(values, 2.0**30, level, True)
+        late = r.encode(values, 2.0**30, level, True, True)
         d = r.decompose(a)
         extended = r.rotate_extended(a, d, k, 9)
         found = [r.rotate(a, d, k, 3), r.rescale(b), r.mul(a, a), r.mul_plain(b, plain), r.add_plain(a, plain)]
         found += [r.relinearize(b, k), r.add(a, b), r.sub(a, b), r.neg(b), r.drop(b, 0), extended]
         found.append(r.linear_sum([([(a, plain), (extended, plain)], None, 1), ([(extended, plain)], k, 27)], level))
+        found.append(r.linear_sum([([(a, late), (extended, plain)], None, 1), ([(a, late)], k, 27)], level))
         results.append([np.asarray(x).copy() for x in found])
     for others in results[1:]:
         for one, other in zip(results[0], others, strict=True):
@@ -161,12 +163,12 @@ def test_rescaling_rounds_to_the_nearest_integer(kernels: str, data: st.DataObje
 
 @pytest.mark.parametrize("kernels", KERNELS)
 @settings(max_examples=15, deadline=None)
-@given(level=st.integers(0, 6), specials=st.integers(1, 4), seed=st.integers(0, 99))
+@given(level=st.integers(0, 6), digit=st.integers(1, 20), specials=st.integers(1, 4), seed=st.integers(0, 99))
 def test_a_digit_carried_to_all_primes_is_the_same_centered_integer(
-    kernels: str, level: int, specials: int, seed: int
+    kernels: str, level: int, digit: int, specials: int, seed: int
 ) -> None:
     """Key (1, 0) for digit 0 makes key switching return that digit, times 1 and over P."""
-    r, primes = ring(10, (30,) * (level + 1) + (36,) * specials, specials, kernels)
+    r, primes = ring(10, (30,) * (level + 1) + (36,) * specials, specials, kernels, digit)
     chain = primes[: level + 1]
     x = random_limbs(chain, 3, 1024, seed)
     x[:2] = 0
@@ -179,7 +181,7 @@ def test_a_digit_carried_to_all_primes_is_the_same_centered_integer(
         unit[0, i] = product % q  # P, so that dividing by P gives the digit itself
     z = r.relinearize(a, r.load(2 * digits, 2 * digits, level, True, unit))
     r.intt(z)
-    width = min(specials, level + 1)
+    width = min(digit, level + 1)
     expected = composed(x[2, :width], chain[:width])
     for i, q in enumerate(chain):
         np.testing.assert_array_equal(np.asarray(z)[0, i], np.array([e % q for e in expected], np.uint64))
@@ -206,7 +208,9 @@ NOISY = {
     1: make_params(13, 3, 40, log_q0=44, log_special=48),
     2: make_params(13, 3, 30, log_q0=36, log_special=40, specials=2),
     3: make_params(14, 5, 40, log_q0=44, log_special=47, specials=3),
+    4: make_params(13, 3, 26, log_q0=30, log_special=48, specials=2, digit=3),
 }
+"""By the special primes' number; 4 has digits of more primes than there are special ones."""
 
 
 @cache
@@ -227,9 +231,8 @@ def within_factor_2(errors: np.ndarray, scale: float, predicted: float) -> None:
 
 def switch_noise(p: Params, level: int) -> float:
     """Digits are centered here: uniform in (-D/2, D/2), variance D^2/12 each; else as in ``sim``."""
-    n, width = 1 << p.log_n, len(p.special)
-    primes = p.primes[: level + 1]
-    ratio = sum((math.prod(primes[i : i + width]) / math.prod(p.special)) ** 2 for i in range(0, level + 1, width))
+    n = 1 << p.log_n
+    ratio = sum((math.prod(digit) / math.prod(p.special)) ** 2 for digit in p.digits(level))
     return math.sqrt(3.2**2 * n / 2 * ratio * n / 12 + Noise(p).rescale() ** 2)
 
 
@@ -302,6 +305,7 @@ def test_fused_matrix_products_agree_with_the_instructions(
     for fused in (True, False):
         prepared = prepare(program, ev, plaintext_memory=memory, fused=fused)
         assert bool(prepared.fusion.sums) == fused
+        assert prepared.fusion.late == (fused and memory == 0)
         out, trace = execute(prepared, {"x": x})
         assert sum(t.count for name, t in trace.opcodes().items() if name != "encode") == len(program)
         found.append(client.decrypt(out["y"][0]))
@@ -317,6 +321,73 @@ def test_a_rotation_that_somebody_else_reads_stays_a_ciphertext(build: Callable[
     found = fuse(b.program(y, r))
     assert found.babies == {1}
     assert found.products == {2, 3}
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_late_constants_give_the_residues_of_those_made_beforehand(kernels: str, data: st.DataObject) -> None:
+    level, digit = data.draw(st.integers(0, 4)), data.draw(st.integers(1, 5))
+    r, primes = ring(10, (30,) * (level + 1) + (40, 40), 2, kernels, digit)
+    a = r.load(2, 2, level, False, random_limbs(primes[: level + 1], 2, 1024, 1))
+    k = r.load(
+        2 * r.digits(level), 2 * r.digits(level), level, True, random_limbs(primes, 2 * r.digits(level), 1024, 2)
+    )
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    periods = data.draw(st.lists(st.sampled_from([1, 4, 64, 512]), min_size=1, max_size=20))
+    rows = [rng.uniform(-1, 1, period) for period in periods]
+    late = [(a, r.encode(row, 2.0**25, level, False, True)) for row in rows]
+    eager = [(a, r.encode(row, 2.0**25, level)) for row in rows]
+    assert sum(x.nbytes for _, x in late) * (level + 1) == sum(x.nbytes for _, x in eager)
+    for key in (None, k):
+        found = [r.linear_sum([(terms, key, 9 if key else 1), (terms, None, 1)], level) for terms in (late, eager)]
+        np.testing.assert_array_equal(np.asarray(found[0]), np.asarray(found[1]))
+    with pytest.raises(ValueError, match="late"):
+        r.mul_plain(*late[0])
+
+
+# ---- Keys of the levels that a program uses ----
+
+
+@settings(max_examples=10, deadline=None)
+@given(levels=st.dictionaries(st.integers(-4095, 4095), st.integers(0, 3), min_size=1, max_size=4))
+def test_a_rotation_key_serves_the_levels_it_was_made_for_and_no_higher_one(levels: dict[int, int]) -> None:
+    p = NOISY[4]
+    backend = NativeBackend(threads=2)
+    client = backend.keygen(p, levels, relinearize=False)
+    keys = client.eval_keys
+    highest = {step % p.slots: 0 for step in levels if step}
+    for step in highest:
+        highest[step] = max(level for other, level in levels.items() if other % p.slots == step)
+    assert keys.rotations == highest.keys()
+    assert keys.nbytes == sum(p.key_bytes(level) for level in highest.values())
+    ev, a = backend.evaluator(p, keys), slots(p)
+    x = client.encrypt(a, p.max_level, p.scale)
+    for step, level in highest.items():
+        low = ev.drop_level(x, level)
+        np.testing.assert_allclose(client.decrypt(ev.rotate(low, step)), np.roll(a, -step), atol=2.0**-8)
+        if level < p.max_level:
+            with pytest.raises(ExecutionError, match=f"serves levels up to {level}"):
+                ev.rotate(x, step)
+
+
+def test_keys_of_low_levels_come_back_from_files_that_they_make_small(tmp_path: Path) -> None:
+    p, backend = NOISY[4], NativeBackend(threads=2)
+    client = backend.keygen(p, {5: 1, 9: 3})
+    written = client.save_eval_keys(tmp_path)
+    assert written < 0.51 * (p.key_bytes(1) + 2 * p.key_bytes(3)) + 8192
+    ev = backend.evaluator(p, backend.load_keys(p, tmp_path))
+    a = slots(p)
+    x = client.encrypt(a, 1, p.scale)
+    np.testing.assert_allclose(client.decrypt(ev.rotate(x, 5)), np.roll(a, -5), atol=2.0**-8)
+    other = make_params(13, 3, 26, log_q0=30, log_special=48, specials=2, digit=2)
+    with pytest.raises(ArtifactError, match="other parameters"):
+        backend.load_keys(other, tmp_path)
+
+
+def test_keys_for_levels_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ExecutionError, match="no such level"):
+        NativeBackend().keygen(NOISY[1], {5: 4})
 
 
 # ---- SEAL on the same primes ----
