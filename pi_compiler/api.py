@@ -19,7 +19,7 @@ from pi_compiler.cost import CostTable, load_costs
 from pi_compiler.errors import BudgetError, ModelError, ParameterError, ShapeMismatch
 from pi_compiler.ir.graph import FloatArray, Graph
 from pi_compiler.ir.params import Params
-from pi_compiler.ir.program import Program, Signature
+from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Program, Signature
 from pi_compiler.options import Options
 from pi_compiler.passes.calibrate import check_samples
 from pi_compiler.passes.compilation import Compilation, Limits
@@ -29,7 +29,7 @@ from pi_compiler.report.precision import simulated_bits
 from pi_compiler.runtime.backend import AUTO, available_backends, best_for, get_backend
 from pi_compiler.runtime.executor import Progress
 from pi_compiler.runtime.flooding import Flood
-from pi_compiler.runtime.session import DEFAULT_PLAINTEXT_MEMORY, Result, Session
+from pi_compiler.runtime.session import Result, Session
 
 if TYPE_CHECKING:
     import onnx
@@ -237,7 +237,8 @@ def prepare(
     backend = get_backend(options.backend)
     options = replace(options, backend=backend.name)
     can = backend.capabilities
-    limits = Limits(can.max_log_n, can.fast_prime_bits or can.max_prime_bits, can.specials, can.any_specials)
+    bits = can.fast_prime_bits or can.max_prime_bits
+    limits = Limits(can.max_log_n, bits, can.specials, can.any_specials, can.fused)
     imported = import_model(onnx_source(model, example_input), input_shapes=input_shapes, maxpool=options.maxpool)
     graph = imported.graph
     if isinstance(model, str | os.PathLike) and graph.name in _UNNAMED:

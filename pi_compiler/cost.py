@@ -3,6 +3,7 @@
 The table is measured by ``pi-compiler calibrate-cost`` and kept in the user's cache; a default,
 measured on one machine, is shipped. Entries that were not measured are extrapolated: key
 switching grows with the square of the level, everything else linearly, and everything with N log N.
+A backend that does matrix products in one call is measured in units of work (``ir/switching.py``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pi_compiler.errors import ParameterError
+from pi_compiler.errors import InternalError, ParameterError
+from pi_compiler.ir import switching
+from pi_compiler.ir.graph import FloatArray
+from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import CtType, Opcode
 
 _NAMES = {
@@ -44,11 +48,13 @@ class Prices:
         log_n: log2 of the ring degree.
         table: operation -> seconds at level 0, 1, 2 ...
         overhead: seconds of dispatch per instruction.
+        late: whether constants of fused products are transformed as they are used, because they do not fit.
     """
 
     log_n: int
     table: Mapping[str, Sequence[float]]
     overhead: float = 0.0
+    late: bool = False
 
     @cached_property
     def _tails(self) -> dict[str, np.poly1d]:
@@ -75,6 +81,77 @@ class Prices:
         """Seconds of a ciphertext times itself."""
         return self.named("square", level) + self.overhead
 
+    @property
+    def fused(self) -> bool:
+        """Whether matrix products are done in one call, and priced so."""
+        return False
+
+    def baby(self, level: int) -> float:
+        """Seconds of a matrix product's baby step."""
+        return self.named("rotate", level) + self.overhead
+
+    def giant(self, level: int) -> float:
+        """Seconds of a giant step and of adding it."""
+        return self.named("rotate", level) + self.named("add", level) + 2 * self.overhead
+
+    def product(self, level: int, period: int) -> float:
+        """Seconds of a product with a diagonal of a period, and of adding it."""
+        return self.named("mul_plain", level) + self.named("add", level) + 2 * self.overhead
+
+    def hoist(self, level: int) -> float:
+        """Seconds for what the baby steps of one ciphertext share."""
+        return 0.0
+
+    def finish(self, level: int) -> float:
+        """Seconds at the end of a matrix product."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class FusedPrices(Prices):
+    """Prices of an evaluator that does matrix products in one call, from the work that is in them.
+
+    Attributes:
+        params: key switching costs what the digits and special primes make of it.
+        unit: seconds of each of ``switching.UNITS`` at this ring degree.
+    """
+
+    params: Params | None = None
+    unit: tuple[float, ...] = ()
+
+    def _price(self, work: FloatArray) -> float:
+        return float(work @ np.asarray(self.unit))
+
+    @property
+    def _params(self) -> Params:
+        if self.params is None:
+            raise InternalError("prices of fused products without parameters")
+        return self.params
+
+    @property
+    def fused(self) -> bool:
+        return True
+
+    def named(self, name: str, level: int) -> float:
+        if name in _QUADRATIC:
+            return self._price(switching.rotate(self._params, level))
+        return super().named(name, level)
+
+    def baby(self, level: int) -> float:
+        return self._price(switching.baby(self._params, level, late=self.late)) + self.overhead
+
+    def giant(self, level: int) -> float:
+        return self._price(switching.giant(self._params, level, late=self.late)) + self.overhead
+
+    def product(self, level: int, period: int) -> float:
+        return self._price(switching.product(self._params, level, period, late=self.late)) + self.overhead
+
+    def hoist(self, level: int) -> float:
+        return self._price(switching.decompose(self._params, level))
+
+    def finish(self, level: int) -> float:
+        return self._price(switching.finish(self._params, level))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CostTable:
@@ -94,14 +171,21 @@ class CostTable:
     overhead: float
     measured_here: bool
 
-    def prices(self, log_n: int) -> Prices:
-        """Prices at a ring degree; scaled with N log N from the nearest measured one if it is missing."""
-        if log_n in self.ops:
-            return Prices(log_n, self.ops[log_n], self.overhead)
+    def prices(self, params: Params, *, late: bool = False) -> Prices:
+        """Prices at a ring degree; scaled with N log N from the nearest measured one if it is missing.
+
+        Args:
+            params: what the program will run with.
+            late: see ``Prices``; without meaning for backends that fuse nothing.
+        """
+        log_n = params.log_n
         nearest = min(self.ops, key=lambda n: abs(n - log_n))
         factor = 2.0 ** (log_n - nearest) * log_n / nearest
         scaled = {name: [s * factor for s in seconds] for name, seconds in self.ops[nearest].items()}
-        return Prices(log_n, scaled, self.overhead)
+        if not set(switching.UNITS) <= set(scaled):
+            return Prices(log_n, scaled, self.overhead)
+        unit = tuple(scaled[name][0] for name in switching.UNITS)
+        return FusedPrices(log_n, scaled, self.overhead, late, params, unit)
 
 
 def table_path(backend: str) -> Path:

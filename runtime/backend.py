@@ -41,7 +41,9 @@ class Capabilities:
         specials: number of special primes that its key switching uses.
         encrypted: false for backends that only compute the meaning (clear, sim).
         batch: whether one slot vector may carry a leading batch dimension.
-        any_specials: whether another number of special primes will do.
+        any_specials: whether another number of special primes will do, and digits of any number of primes.
+        fused: whether matrix products are one call, rotation keys as large as their level needs, and free memory
+            shared by sizes.
         fast_prime_bits: largest prime that plans should use, where larger ones work but are slow; 0: any.
     """
 
@@ -52,6 +54,7 @@ class Capabilities:
     encrypted: bool
     batch: bool
     any_specials: bool = False
+    fused: bool = False
     fast_prime_bits: int = 0
 
 

@@ -14,14 +14,14 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.program import Opcode, Program
-from pi_compiler.runtime.backend import Ciphertext, Plaintext
+from pi_compiler.runtime.backend import Ciphertext, Evaluator, Plaintext
 
 Giant: TypeAlias = tuple[int, Sequence[tuple[Ciphertext, Plaintext]]]
 """A rotation amount, and the products whose sum it rotates."""
 
 
 @runtime_checkable
-class LinearEvaluator(Protocol):
+class LinearEvaluator(Evaluator, Protocol):
     """What an evaluator has besides ``Evaluator`` if it fuses matrix products."""
 
     def linear_bytes(self, period: int, level: int) -> int:

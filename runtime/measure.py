@@ -24,6 +24,8 @@ from pi_compiler.ir.params import MAX_LOG_QP, Params, make_params
 from pi_compiler.ir.program import Opcode, Program
 from pi_compiler.runtime.backend import Ciphertext, Client, Evaluator, Plaintext, get_backend
 from pi_compiler.runtime.executor import execute, prepare
+from pi_compiler.runtime.fuse import LinearEvaluator
+from pi_compiler.runtime.measure_fused import units
 
 CostJson: TypeAlias = dict[str, str | float | dict[str, list[float]] | dict[str, dict[str, list[float]]]]
 """See ``measure``."""
@@ -47,7 +49,8 @@ def measure(backend_name: str, log_ns: Sequence[int] = (12, 13, 14, 15), *, seco
     Returns:
         JSON values: ``backend``; ``machine``, for people; ``overhead``, the executor's seconds per
         instruction; ``ops``, per log_n and operation the seconds at level 0, 1, 2 ... of the
-        operand (``keygen``: of the chain); ``key_bytes``, per log_n the bytes of a key for a
+        operand (``keygen``: of the chain), and of the units of work (``ir/switching.py``) where
+        matrix products are one call; ``key_bytes``, per log_n the bytes of a key for a
         chain of level 0, 1, 2 ...
 
     Raises:
@@ -91,6 +94,8 @@ def _ring(backend_name: str, log_n: int, seconds: float) -> tuple[dict[str, list
     # A key holds a pair of polynomials over all primes and the special one, for each prime.
     size = [(level + 1) * (level + 2) / ((top + 1) * (top + 2)) for level in range(top + 1)]
     ops["keygen"] = [keygen * s for s in size]
+    if isinstance(evaluator, LinearEvaluator):
+        ops |= units(backend, log_n, top)
     return ops, [round(keys.nbytes / (len(rotations) + 1) * s) for s in size]
 
 

@@ -17,14 +17,11 @@ from pi_compiler.errors import ExecutionError, ShapeMismatch
 from pi_compiler.ir.client_ops import apply_client_ops
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.params import Params
-from pi_compiler.ir.program import Opcode, Port, Program, Signature
+from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Opcode, Port, Program, Signature
 from pi_compiler.runtime.backend import Backend, Ciphertext, Client, get_backend, require
 from pi_compiler.runtime.executor import Prepared, Progress, execute, prepare
 from pi_compiler.runtime.flooding import Flood
 from pi_compiler.runtime.trace import Trace
-
-DEFAULT_PLAINTEXT_MEMORY = 2 << 30
-"""Bytes that encoded constants may take if the user does not say."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

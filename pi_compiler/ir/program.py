@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from pi_compiler.ir.layout import Layout
 
+DEFAULT_PLAINTEXT_MEMORY = 2 << 30
+"""Bytes that encoded constants may take if the user does not say."""
+
 
 class Opcode(enum.IntEnum):
     """The instructions. ``a`` and ``b`` are operands, ``imm`` and ``const`` immediate ones."""

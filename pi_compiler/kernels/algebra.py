@@ -9,7 +9,8 @@ refuses what the scheme forbids; a reading only says what an instruction yields.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -156,6 +157,11 @@ class Algebra(ABC):
         made.append(self.rotate(self.drop_level(a, level), by))
         return made[-1]
 
+    @contextmanager
+    def matrix_product(self) -> Iterator[None]:
+        """What is done inside belongs to one matrix product."""
+        yield
+
     def sum(self, values: list[Value]) -> Value:
         """Their sum, left to right."""
         total = values[0]
@@ -205,7 +211,10 @@ class Numbers(Algebra):
 
 
 class Cost(Algebra):
-    """Values are nothing; instructions are counted and priced per origin."""
+    """Values are nothing; instructions are counted and priced per origin.
+
+    ``rotation_keys`` has per rotation amount the highest level at which it is used.
+    """
 
     def __init__(self, primes: tuple[int, ...], scale: float, slots: int, prices: Prices) -> None:
         super().__init__(primes, scale, slots)
@@ -213,15 +222,52 @@ class Cost(Algebra):
         self.origin = ""
         self.seconds: dict[str, float] = {}
         self.counts: dict[str, dict[Opcode, int]] = {}
-        self.rotation_keys: set[int] = set()
+        self.rotation_keys: dict[int, int] = {}
+        self._inside = False
+        self._baby: tuple[int, int] | None = None
+        self._hoisted: set[tuple[int, int]] = set()
+
+    @contextmanager
+    def matrix_product(self) -> Iterator[None]:
+        self._inside, before = self.prices.fused, self.counts.get(self.origin, {}).get(Opcode.ROTATE, 0)
+        self._level = 0
+        yield
+        self._inside = False
+        if self.prices.fused and self.counts[self.origin].get(Opcode.ROTATE, 0) > before:
+            self._spend(self.prices.finish(self._level))
+
+    def rotated(self, a: Value, by: int, level: int) -> Value:
+        self._baby = (id(a.data), level)
+        value = super().rotated(a, by, level)
+        self._baby = None
+        return value
+
+    def _spend(self, seconds: float) -> None:
+        self.seconds[self.origin] = self.seconds.get(self.origin, 0.0) + seconds
+
+    def _in_product(self, op: Opcode, level: int, const: Constant | None) -> float:
+        """Seconds of an instruction that a matrix product does on its way."""
+        self._level = level
+        if op is Opcode.MUL_PLAIN:
+            return self.prices.product(level, const.size if isinstance(const, np.ndarray) else self.slots)
+        if op is not Opcode.ROTATE:
+            return 0.0
+        if self._baby is None:
+            return self.prices.giant(level)
+        shared = 0.0 if self._baby in self._hoisted else self.prices.hoist(level)
+        self._hoisted.add(self._baby)
+        return shared + self.prices.baby(level)
 
     def apply(
         self, op: Opcode, a: Value, b: Value | None, imm: int, const: Constant | None, plain_scale: float, out: CtType
     ) -> object:
-        price = self.prices.square(a.level) if op is Opcode.MUL and a is b else self.prices.of(op, a.type)
-        self.seconds[self.origin] = self.seconds.get(self.origin, 0.0) + price
+        if self._inside:
+            self._spend(self._in_product(op, a.level, const))
+        else:
+            self._spend(self.prices.square(a.level) if op is Opcode.MUL and a is b else self.prices.of(op, a.type))
         counts = self.counts.setdefault(self.origin, {})
         counts[op] = counts.get(op, 0) + 1
         if op is Opcode.ROTATE:
-            self.rotation_keys.add(imm % self.slots)
+            key = imm % self.slots
+            self.rotation_keys[key] = max(a.level, self.rotation_keys.get(key, 0))
         return object()

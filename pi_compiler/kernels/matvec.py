@@ -253,14 +253,15 @@ def matvec(
     terms = plan.terms.tolist()
     for out_ct in range(len(plan.bias)):
         partial = []
-        for giant, members in by_output.get(out_ct, {}).items():
-            products = []
-            for k in members:
-                _, source, in_ct, baby, _, _ = terms[k]
-                x = alg.rotated(sources[source][in_ct], baby, level)
-                products.append(alg.mul_plain(x, constants[k], target / x.scale))
-            partial.append(alg.rotate(alg.sum(products), giant))
-        total = alg.sum(partial)
+        with alg.matrix_product():
+            for giant, members in by_output.get(out_ct, {}).items():
+                products = []
+                for k in members:
+                    _, source, in_ct, baby, _, _ = terms[k]
+                    x = alg.rotated(sources[source][in_ct], baby, level)
+                    products.append(alg.mul_plain(x, constants[k], target / x.scale))
+                partial.append(alg.rotate(alg.sum(products), giant))
+            total = alg.sum(partial)
         # Folding in double scale keeps rescaling's rounding noise out of the sums: a fold adds noise too.
         for step in plan.folds:
             total = alg.add(total, alg.rotate(total, step))

@@ -116,12 +116,14 @@ class Limits:
         max_prime_bits: largest prime.
         specials: special primes of its key switching.
         any_specials: whether plans may use more of them, and digits of as many primes as they like.
+        fused: see ``Capabilities``.
     """
 
     max_log_n: int
     max_prime_bits: int
     specials: int
     any_specials: bool = False
+    fused: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

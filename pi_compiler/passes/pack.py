@@ -158,13 +158,13 @@ class _Packer:
         return s, self.prices_of[key]
 
     def step_prices(self, level: int) -> tuple[float, float]:
-        return self.prices.named("rotate", level), self.prices.named("rotate", level) + self.prices.named("add", level)
+        return self.prices.baby(level), self.prices.giant(level)
 
     def rest(self, s: Structure, level: int) -> float:
         p = self.prices
-        products = len(s.keys) * (p.named("mul_plain", level) + p.named("add", level) + 2 * p.overhead)
+        products = len(s.keys) * p.product(level, s.span)
         folds = len(s.folds) * (p.named("rotate", level) + p.named("add", level))
-        return products + s.outputs * (folds + p.named("rescale", level))
+        return products + s.outputs * (folds + p.finish(level) + p.named("rescale", level))
 
     @staticmethod
     def hints(grid: Grid) -> tuple[int, ...]:

@@ -10,11 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from pi_compiler.cost import CostTable, Prices
 from pi_compiler.errors import BudgetError, ParameterError
+from pi_compiler.ir import switching
 from pi_compiler.ir.circuit import Circuit
 from pi_compiler.ir.params import MAX_LOG_QP, Params, make_params
-from pi_compiler.ir.program import CtType
+from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, CtType
 from pi_compiler.ir.stages import InputStage, Stages
 from pi_compiler.kernels.algebra import Constant, Cost, Value
 from pi_compiler.kernels.circuit import depth_of, evaluate, levels_of
@@ -34,6 +37,7 @@ would cost the scale more than they bring (measured on the MNIST networks with 3
 _LARGEST_SCALE = 50.0
 _SCALE_STEP, _SCALE_TRIES = 0.05, 8
 _WIDEST_DIGIT = 30
+_DEEP = 16
 _KEY_PRODUCT = 0.7
 """A limb's product with both polynomials of a key, in transforms (native at N = 2^16)."""
 _AS_GOOD = 1.05
@@ -118,7 +122,8 @@ def price(circuit: Circuit, params: Params, levels: Sequence[int], prices: Price
     }
 
     def constants(number: int) -> Sequence[Constant]:
-        return [0.0] * len(circuit.plans[number].terms)
+        plan = circuit.plans[number]
+        return [np.broadcast_to(0.0, (plan.span,))] * len(plan.terms)
 
     def enter(origin: str) -> None:
         cost.origin = origin
@@ -182,10 +187,25 @@ def plan_stages(stages: Stages, options: Options, limits: Limits, costs: CostTab
         raise _too_deep(stages, levels, depth, options, limits)
     plans = []
     for params in choices:
-        prices = costs.prices(params.log_n)
-        circuit = pack_stages(stages, levels, params.slots, prices, options)
+        # Whether constants will fit the memory shows when they are there: of deep networks they do not.
+        expected = costs.prices(params, late=depth > _DEEP)
+        circuit = pack_stages(stages, levels, params.slots, expected, options)
+        prices = costs.prices(params, late=constants_are_late(circuit, levels, params))
         plans.append(Plan(circuit, params, levels, price(circuit, params, levels, prices)))
     return min(plans, key=lambda p: p.seconds)
+
+
+def constants_are_late(circuit: Circuit, levels: Sequence[int], params: Params) -> bool:
+    """Whether the constants of all matrix products are more than is held by default."""
+    return constant_bytes(circuit, levels, params, late=False) > DEFAULT_PLAINTEXT_MEMORY
+
+
+def constant_bytes(circuit: Circuit, levels: Sequence[int], params: Params, *, late: bool) -> int:
+    """Memory of the constants of all matrix products, for an evaluator that fuses these."""
+    return sum(
+        plan.plain_products * switching.constant_bytes(params, levels[n] + 1, plan.span, late=late)
+        for n, plan in circuit.plans.items()
+    )
 
 
 def _too_deep(

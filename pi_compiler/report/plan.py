@@ -9,17 +9,14 @@ from pi_compiler.approx.plan import make_plan
 from pi_compiler.approx.poly import Fit, Poly
 from pi_compiler.cost import Prices
 from pi_compiler.ir.circuit import Circuit
-from pi_compiler.ir.params import Params
-from pi_compiler.ir.program import Opcode, Program
+from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Opcode
 from pi_compiler.ir.stages import Affine, InputStage, Polynomial, Square, Stage
 from pi_compiler.kernels.circuit import depth_of
 from pi_compiler.passes.compilation import Compilation, Range
-from pi_compiler.runtime.session import DEFAULT_PLAINTEXT_MEMORY
+from pi_compiler.passes.schedule import constant_bytes, constants_are_late
+from pi_compiler.report import memory
 
 Json = dict[str, object]
-
-PROCESS_BYTES = 104 << 20
-"""Resident memory of an interpreter with the runtime and SEAL loaded, before any key (measured)."""
 
 
 def plan_report(c: Compilation) -> Json:
@@ -33,13 +30,15 @@ def plan_report(c: Compilation) -> Json:
     levels = Compilation.require(c.levels, "report", "schedule")
     cost = Compilation.require(c.cost, "report", "schedule")
     totals = {op: sum(counts.get(op, 0) for counts in cost.counts.values()) for op in Opcode}
-    prices = c.costs.prices(params.log_n)
+    prices = c.costs.prices(params, late=constants_are_late(circuit, levels, params))
     keys = len(cost.rotation_keys) + (1 if totals[Opcode.RELINEARIZE] else 0)
     encrypt, decrypt = transfer_seconds(circuit, levels, prices)
     evaluate = sum(cost.seconds.values())
-    key_bytes = keys * params.key_bytes(params.max_level)
-    plain_bytes, encode_seconds = plaintexts(circuit, levels, params, prices)
-    peak_ct = peak_ciphertext_bytes(c.program, params) if c.program is not None else None
+    plain_bytes, encode_seconds = plaintexts(c, circuit, levels, prices)
+    footprint = memory.FOOTPRINTS[c.limits.fused]
+    key_bytes = footprint.keys(params, cost.rotation_keys, relinearize=bool(totals[Opcode.RELINEARIZE]))
+    peak_ct = footprint.ciphertexts(c.program, params) if c.program is not None else None
+    resident = key_bytes + min(plain_bytes, DEFAULT_PLAINTEXT_MEMORY) + footprint.process(params)
     inputs = [circuit.layouts[n].ciphertexts for n in input_stages(circuit)]
     fresh = params.ciphertext_bytes(max(levels))
     return {
@@ -69,7 +68,7 @@ def plan_report(c: Compilation) -> Json:
         "bytes_sent": sum(inputs) * fresh,
         "plaintext_bytes": plain_bytes,
         "peak_ciphertext_bytes": peak_ct,
-        "peak_memory_bytes": None if peak_ct is None else memory(params, key_bytes, plain_bytes, peak_ct),
+        "peak_memory_bytes": None if peak_ct is None else resident + peak_ct,
         "predicted_seconds": encrypt + evaluate + decrypt,
         "predicted_encrypt_seconds": encrypt,
         "predicted_evaluate_seconds": evaluate,
@@ -106,56 +105,23 @@ def transfer_seconds(circuit: Circuit, levels: tuple[int, ...], prices: Prices) 
     return encrypt, decrypt
 
 
-def plaintexts(circuit: Circuit, levels: tuple[int, ...], params: Params, prices: Prices) -> tuple[int, float]:
+def plaintexts(c: Compilation, circuit: Circuit, levels: tuple[int, ...], prices: Prices) -> tuple[int, float]:
     """Bytes of all encoded plaintext vectors, and predicted seconds to encode them."""
+    params = Compilation.require(c.params, "report", "schedule")
     size, seconds = 0, 0.0
     for n, stage in enumerate(circuit.stages.stages):
         if isinstance(stage, Affine):
             level = levels[n] + 1
             count = circuit.plans[n].plain_products
             bias = int(circuit.plans[n].bias.any(axis=-1).sum())
-            size += count * (8 * (level + 1) << params.log_n) + bias * (8 * level << params.log_n)
-            seconds += count * prices.named("encode", level) + bias * prices.named("encode", level - 1)
+            size += (0 if prices.fused else count * (8 * (level + 1) << params.log_n)) + bias * (
+                8 * level << params.log_n
+            )
+            seconds += count * prices.named("encode", 0 if prices.late else level)
+            seconds += bias * prices.named("encode", level - 1)
+    if prices.fused:
+        size += constant_bytes(circuit, levels, params, late=prices.late)
     return size, seconds
-
-
-def memory(params: Params, key_bytes: int, plain_bytes: int, ciphertext_bytes: int) -> int:
-    """Predicted resident memory of a process that makes keys, encrypts, evaluates and decrypts.
-
-    SEAL's context keeps transform tables for every prime at every level: 64 N (k + 1) bytes for
-    each k up to the number of primes.
-    """
-    primes = len(params.primes) + len(params.special)
-    tables = (64 << params.log_n) * sum(k + 1 for k in range(1, primes + 1))
-    plain = min(plain_bytes, DEFAULT_PLAINTEXT_MEMORY)
-    return PROCESS_BYTES + tables + key_bytes + plain + ciphertext_bytes
-
-
-def peak_ciphertext_bytes(program: Program, params: Params) -> int:
-    """Bytes that ciphertexts take when each is freed at its last use.
-
-    Freed memory serves only ciphertexts of the same size (SEAL's pool is split by size), so the
-    peaks of the sizes add up.
-    """
-    held_polynomials = program.dimension.astype(int)
-    # Relinearization keeps the memory of the third polynomial.
-    held_polynomials[program.arity :][program.op == Opcode.RELINEARIZE] = 3
-    size = ((program.level.astype(int) + 1) * held_polynomials * (8 << params.log_n)).tolist()
-    freed: list[list[int]] = [[] for _ in range(len(program) + 1)]
-    last = program.last_uses().tolist()
-    for value, end in enumerate(last):
-        if 0 <= end < len(program):
-            freed[end].append(value)
-    held: dict[int, int] = {}
-    peak: dict[int, int] = {}
-    for step in range(-1, len(program)):
-        born = range(program.arity) if step < 0 else (program.arity + step,)
-        for value in born:
-            held[size[value]] = held.get(size[value], 0) + size[value]
-            peak[size[value]] = max(peak.get(size[value], 0), held[size[value]])
-        for value in freed[step] if step >= 0 else ():
-            held[size[value]] -= size[value]
-    return sum(peak.values())
 
 
 def kind_of(stage: Stage) -> str:

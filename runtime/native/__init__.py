@@ -43,6 +43,7 @@ class NativeBackend:
         encrypted=True,
         batch=False,
         any_specials=True,
+        fused=True,
         fast_prime_bits=50,
     )
 

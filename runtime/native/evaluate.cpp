@@ -151,10 +151,10 @@ Polys divide_special(const Ring& ring, const Polys& a, int first, const Polys* a
         for (int i = 0; i < ring.specials; ++i) limbs.push_back(a.limb(p, a.level + 1 + i));
         sources.emplace_back(ring, c, limbs);
     }
-    for (Source& source : sources) source.memory.secret = a.memory.secret;
     lift(ring, sources);
     Polys rounded = ring.polys(z.polys, a.level, false);
     rounded.memory.secret = a.memory.secret;
+    for (Source& source : sources) source.memory.secret = a.memory.secret;
     std::vector<Target> targets;
     for (int p = 0; p < z.polys; ++p)
         for (int i = 0; i < z.limbs; ++i) targets.push_back({p, i, rounded.limb(p, i)});

@@ -464,11 +464,18 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
     return bad == 0;
 }
 
-const Kernels IFMA = {
+constexpr Kernels IFMA = {
     "avx512ifma", S,          50,     ntt,     intt,      add,  sub,     add_repeated, neg,
     sub_scale,    add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, fft,          reduced,
-    convert_many,
 };
+
+// Constant, so that nothing of this file runs where the processor cannot.
+constexpr Kernels with_optional(Kernels k) {
+    k.convert_many = convert_many;
+    return k;
+}
+
+constexpr Kernels ALL = with_optional(IFMA);
 
 }  // namespace
 
@@ -481,7 +488,7 @@ const Kernels IFMA = {
 const Kernels* ifma_kernels() {
     const bool can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512ifma");
-    return can ? &IFMA : nullptr;
+    return can ? &ALL : nullptr;
 }
 
 }  // namespace pi
