@@ -432,8 +432,17 @@ PYBIND11_MODULE(_core, m) {
         .def("decompose", [](const Context& c, const Polys& a) {
                 c.cipher(a);
                 if (a.polys != 2) refuse("only dimension 2 can be rotated");
-                return decompose(c.ring(), a, 1);
-            }, Unlocked(), py::keep_alive<0, 2>())
+                Digits digits;
+                {
+                    py::gil_scoped_release release;
+                    digits = decompose(c.ring(), a, 1);
+                }
+                // A digit's own limbs are the ciphertext's, so it has to live as long. (py::keep_alive
+                // crashes where an argument has the wrong type.)
+                py::object made = py::cast(std::move(digits));
+                py::detail::keep_alive_impl(made, py::cast(&a, py::return_value_policy::reference));
+                return made;
+            })
         .def("rotate", [](Context& c, const Polys& a, const Digits& digits, const Polys& key, u64 galois) {
                 c.cipher(a), c.own(digits), c.key(key, a.level);
                 if (a.polys != 2 || digits.level != a.level) refuse("these are not the digits of that ciphertext");
