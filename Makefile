@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch = \["\(.*\)"\]$$/\1/p' pyproject.toml)
+# Alone: what crypten says it requires (a name of scikit-learn that was withdrawn) cannot be installed.
+CRYPTEN := crypten==0.4.1
 NATIVE := $(wildcard runtime/native/*.cpp runtime/native/*.h)
 BENCHES := $(shell grep -l __main__ bench/*.py)
 
@@ -29,11 +31,12 @@ $(VENV)/demo.stamp: pyproject.toml setup.py $(NATIVE) | $(BIN)/python
 # torch comes first and alone: resolved together with others, another build of it might be chosen.
 $(VENV)/test.stamp: pyproject.toml setup.py $(NATIVE) | $(BIN)/python
 	$(PIP) '$(TORCH)'
-	$(PIP) --editable '.[tenseal,torch,data,test]'
+	$(PIP) --editable '.[tenseal,torch,crypten,data,report,test]'
+	$(PIP) --no-deps '$(CRYPTEN)'
 	@touch $@ $(VENV)/demo.stamp
 
 $(VENV)/dev.stamp: pyproject.toml $(VENV)/test.stamp
-	$(PIP) --editable '.[tenseal,torch,data,test,dev]'
+	$(PIP) --editable '.[tenseal,torch,crypten,data,report,test,dev]'
 	@touch $@
 
 demo: $(VENV)/demo.stamp

@@ -1,4 +1,4 @@
-"""Data sets for calibration, evaluation and training, and the user's own ``.npz`` and ``.npy`` files.
+"""Data sets for calibration, evaluation and training, and the user's own files.
 
 Every known data set has four fixed splits. ``train`` trains, ``validation`` chooses, ``calibration``
 is an evenly spaced subset of ``train`` (it measures activation ranges), and ``test`` is read for the
@@ -7,103 +7,88 @@ final figures only. No split depends on a random generator:
 - ``digits`` (scikit-learn's 1,797 optical digits, always there): within each class, of every five
   consecutive samples the first three train, the fourth validates, the fifth tests.
 - ``mnist``, ``fashion_mnist`` (60,000 + 10,000): the last 5,000 training images validate.
-- ``cifar10-jpeg`` (50,000 + 10,000, compressed with losses): of each class's 5,000 training images
+- ``cifar10-binary`` (50,000 + 10,000, the official batches): the last 5,000 training images validate.
+- ``cifar10-jpeg`` (the same images, compressed with losses): of each class's 5,000 training images
   the last 500 validate.
 - ``cifar10-lossless`` (exact pixels of the first 4,000 training and the first 100 test images): the
   last 1,000 training images validate.
+- ``adult`` (UCI Adult, 32,561 rows, groups by sex), ``adult-race``, ``adult-age``: as digits.
 
-Inputs are float32 in [0, 1], sample first, then channel, row, column: digits are divided by 16,
-8-bit pixels by 255. Whatever else a network wants (mean, standard deviation) is part of the network.
+``cifar10`` is the first of its three forms that this machine has. Images are float32 in [0, 1], sample
+first, then channel, row, column: digits are divided by 16, 8-bit pixels by 255. Whatever else a network
+wants (mean, standard deviation) is part of the network. Tables: see ``pi_compiler.models.tables``.
 """
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
-import io
-import math
-import struct
-import tarfile
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pi_compiler.errors import CalibrationError, ParameterError
-from pi_compiler.models.sources import RemoteFile, find, locate
+from pi_compiler.models import cifar, tables
+from pi_compiler.models.dataset import SPLITS, Dataset, Part, scaled, turns
+from pi_compiler.models.mnist import FASHION_MNIST, MNIST, mnist
+from pi_compiler.models.numpy_files import faults_of_group, faults_of_x, faults_of_y, read_arrays
+from pi_compiler.models.own_data import is_own, open_own
+from pi_compiler.models.sources import RemoteFile, find
 
 __all__ = [
+    "ALIASES",
     "DATASETS",
     "SPLITS",
     "Dataset",
     "KnownData",
+    "Source",
     "is_local",
     "load",
+    "open_source",
     "parse_spec",
-    "read_arrays",
     "read_data",
-    "read_idx",
+    "resolve",
 ]
 
-SPLITS: Final = ("train", "validation", "test", "calibration")
-_VALIDATION = 5_000
-_CALIBRATION = 1_000
 _CALIBRATION_DIGITS = 512
-_Samples: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
-_CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Dataset:
-    """Samples, and labels where they are known.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Labeled data with four splits, a known data set's or a user's.
 
     Attributes:
-        x: float32, shape (n, *sample shape).
-        y: int64 class numbers, shape (n,), or None for data without labels.
-        name: the data set's name or the file's.
-        split: one of ``SPLITS``, or ``"all"`` for a user's file.
+        name: what records call it.
+        quoted: what figures on it are quoted as.
+        read: split -> samples.
     """
 
-    x: NDArray[np.float32]
-    y: NDArray[np.int64] | None
     name: str
-    split: str
+    quoted: str
+    read: Callable[[str], Part]
 
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """``y``, where labels are needed.
+    def load(self, split: str) -> Dataset:
+        """One of ``SPLITS``.
 
         Raises:
-            CalibrationError: the data have none.
+            CalibrationError: files are missing and cannot be downloaded, or are damaged.
         """
-        if self.y is None:
-            raise CalibrationError(
-                f"data {self.name} have no labels, and accuracy needs them",
-                hint="store them as an integer array 'y' of one entry per sample in the .npz file",
-            )
-        return self.y
-
-    def take(self, count: int) -> Dataset:
-        """The first ``count`` samples, all of them if there are fewer."""
-        return Dataset(self.x[:count], None if self.y is None else self.y[:count], self.name, self.split)
+        part = self.read(split)
+        return Dataset(part.x, part.y, self.name, split, part.groups, part.group_names)
 
 
 def load(name: str, split: str) -> Dataset:
     """One split of a known data set.
 
-    Shapes: digits (n, 1, 8, 8); mnist and fashion_mnist (n, 1, 28, 28); cifar10-jpeg and
-    cifar10-lossless (n, 3, 32, 32), channels red, green, blue. Values are float32 in [0, 1].
+    Shapes: digits (n, 1, 8, 8); mnist and fashion_mnist (n, 1, 28, 28); cifar10 in all forms
+    (n, 3, 32, 32), channels red, green, blue; adult (n, columns). Images are float32 in [0, 1].
 
     Args:
-        name: one of ``DATASETS``.
+        name: one of ``DATASETS`` or ``ALIASES``.
         split: one of ``SPLITS``.
 
     Raises:
@@ -111,14 +96,51 @@ def load(name: str, split: str) -> Dataset:
         CalibrationError: files are missing and cannot be downloaded, or are damaged.
     """
     faults = []
-    if name not in DATASETS:
-        faults.append(f"no data set is called '{name}'; known: {', '.join(DATASETS)}")
+    if name not in DATASETS and name not in ALIASES:
+        faults.append(f"no data set is called '{name}'; known: {_known()}")
     if split not in SPLITS:
         faults.append(f"no split is called '{split}'; known: {', '.join(SPLITS)}")
     if faults:
         raise ParameterError(f"cannot load '{name}:{split}'", *faults)
-    x, y = DATASETS[name].read(split)
-    return Dataset(x, y, name, split)
+    return open_source(name).load(split)
+
+
+def open_source(spec: str, label: str | None = None, group: str | None = None) -> Source:
+    """Labeled data to train and test with.
+
+    Args:
+        spec: one of ``DATASETS`` or ``ALIASES``; or a file or folder, see ``models.own_data``.
+        label: the label column of a table.
+        group: the group column of a table.
+
+    Raises:
+        ParameterError: no such data set, or columns are named where there are none.
+        CalibrationError: a file is missing or malformed; all its faults in one message.
+    """
+    if is_own(spec):
+        path = Path(spec)
+        return Source(path.name, path.name, open_own(path, label, group))
+    name = resolve(spec)
+    if label is not None or group is not None:
+        raise ParameterError(
+            f"data set '{name}' has its labels and groups already; --label and --group are for tables",
+            hint="adult (groups by sex), adult-race, adult-age",
+        )
+    return Source(name, DATASETS[name].quoted, DATASETS[name].read)
+
+
+def resolve(name: str) -> str:
+    """The data set of that name; of an alias the first that needs no download, else its first.
+
+    Raises:
+        ParameterError: unknown name.
+        CalibrationError: a file is there and damaged.
+    """
+    if name in ALIASES:
+        return next((n for n in ALIASES[name] if is_local(n)), ALIASES[name][0])
+    if name not in DATASETS:
+        raise ParameterError(f"no data set is called '{name}'", f"known: {_known()}")
+    return name
 
 
 def is_local(name: str) -> bool:
@@ -128,9 +150,7 @@ def is_local(name: str) -> bool:
         ParameterError: unknown name.
         CalibrationError: a file is there and damaged.
     """
-    if name not in DATASETS:
-        raise ParameterError(f"no data set is called '{name}'", f"known: {', '.join(DATASETS)}")
-    known = DATASETS[name]
+    known = DATASETS[resolve(name)]
     if known.package and importlib.util.find_spec(known.package) is None:
         return False
     return all(find(file) is not None for file in known.files)
@@ -146,18 +166,18 @@ def parse_spec(spec: str) -> tuple[str, str]:
     if not (name and colon and split):
         raise ParameterError(
             f"'{spec}' is neither a data file nor NAME:SPLIT",
-            f"known names: {', '.join(DATASETS)}; splits: {', '.join(SPLITS)}",
+            f"known names: {_known()}; splits: {', '.join(SPLITS)}",
             hint="a path that ends in .npz or .npy, or for example digits:calibration",
         )
     return name, split
 
 
 def read_data(spec: str | Path) -> Dataset:
-    """Data that a user names: a ``.npz`` file with ``x`` and optional ``y``, a ``.npy`` file, or ``name:split``.
+    """Data that a user names: ``.npz`` with ``x``, optional ``y`` and ``group``, ``.npy``, or ``name:split``.
 
     ``x`` may be of any real or integer type and becomes float32, with its values as they are;
-    its first axis counts samples. ``y`` must be integers, one per sample. Pickled objects are
-    refused.
+    its first axis counts samples. ``y`` must be integers, ``group`` integers or texts, one per sample.
+    Pickled objects are refused.
 
     Raises:
         ParameterError: the spec has neither form.
@@ -167,84 +187,32 @@ def read_data(spec: str | Path) -> Dataset:
     if path.suffix not in (".npz", ".npy"):
         return load(*parse_spec(str(spec)))
     arrays = read_arrays(path)
-    x, y = arrays.get("x"), arrays.get("y")
+    x, y, group = arrays.get("x"), arrays.get("y"), arrays.get("group")
     if x is None:
         raise CalibrationError(
             f"data file {path} has no array 'x'",
             f"it has {', '.join(sorted(arrays)) or 'no arrays at all'}",
             hint="numpy.savez(file, x=inputs, y=labels)",
         )
-    faults = [*_faults_of_x(x), *_faults_of_y(y, len(x) if x.ndim else 0)]
+    count = len(x) if x.ndim else 0
+    faults = [*faults_of_x(x), *faults_of_y(y, count), *faults_of_group(group, count)]
     if faults:
         raise CalibrationError(f"data file {path} cannot be used", *faults)
-    return Dataset(x.astype(np.float32), None if y is None else y.astype(np.int64), path.name, "all")
-
-
-def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
-    """The arrays of a ``.npz`` file by name, or that of a ``.npy`` file under the name ``x``.
-
-    Raises:
-        CalibrationError: the file is missing or damaged.
-    """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
-    except FileNotFoundError:
-        raise CalibrationError(f"data file {path} does not exist") from None
-    except Exception as error:  # on a damaged file the readers of numpy and zip raise almost anything
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "allow_pickle" in detail:
-            detail = "it holds pickled objects, which are never loaded; store plain numeric arrays"
-        raise CalibrationError(f"data file {path} cannot be read as a numpy file", detail) from error
-
-
-def _faults_of_x(x: NDArray[np.generic]) -> list[str]:
-    if x.dtype.kind not in "fiub":
-        return [f"'x' has type {x.dtype}; needed: real or integer numbers"]
-    if x.ndim < 2:
-        return [f"'x' has shape {x.shape}; needed: samples first, then at least one axis of a sample"]
-    if x.size == 0:
-        return [f"'x' is empty, shape {x.shape}"]
-    with np.errstate(over="ignore"):
-        bad = ~np.isfinite(x.astype(np.float32))
-    if bad.any():
-        first = tuple(int(i) for i in np.argwhere(bad)[0])
-        return [f"'x' has {int(bad.sum())} values that are NaN or infinite in float32, the first at index {first}"]
-    return []
-
-
-def _faults_of_y(y: NDArray[np.generic] | None, samples: int) -> list[str]:
-    if y is None:
-        return []
-    faults = []
-    if y.dtype.kind not in "iu":
-        faults.append(f"'y' has type {y.dtype}; needed: integers")
-    elif y.size and int(y.min()) < 0:
-        faults.append(f"'y' has a negative label, {int(y.min())}")
-    if y.shape != (samples,):
-        faults.append(f"'y' has shape {y.shape}; needed ({samples},), one label per sample of 'x'")
-    return faults
+    names, groups = (None, None) if group is None else np.unique(group, return_inverse=True)
+    return Dataset(
+        x.astype(np.float32),
+        None if y is None else y.astype(np.int64),
+        path.name,
+        "all",
+        None if groups is None else groups.astype(np.int64),
+        () if names is None else tuple(str(n) for n in names),
+    )
 
 
 # --- the known data sets -----------------------------------------------------------------------
 
 
-def _spread(count: int, wanted: int) -> NDArray[np.int64]:
-    """``wanted`` evenly spaced indices of ``count``, all of them if there are fewer."""
-    wanted = min(wanted, count)
-    return np.arange(wanted, dtype=np.int64) * count // wanted
-
-
-def _labeled(pixels: NDArray[np.generic], y: NDArray[np.generic], scale: float) -> _Samples:
-    x = np.asarray(pixels, dtype=np.float32)
-    x /= np.float32(scale)
-    return x, np.asarray(y, dtype=np.int64)
-
-
-def _digits(split: str) -> _Samples:
+def _digits(split: str) -> Part:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -254,141 +222,8 @@ def _digits(split: str) -> _Samples:
         ) from None
     bunch = load_digits()
     labels = np.asarray(bunch.target, dtype=np.int64)
-    turn = np.empty(len(labels), dtype=np.int64)
-    for digit in range(10):
-        members = np.flatnonzero(labels == digit)
-        turn[members] = np.arange(len(members)) % 5
-    chosen = {"validation": turn == 3, "test": turn == 4}.get(split, turn < 3)
-    rows = np.flatnonzero(chosen)
-    if split == "calibration":
-        rows = rows[_spread(len(rows), _CALIBRATION_DIGITS)]
-    return _labeled(np.asarray(bunch.images)[rows][:, None], labels[rows], 16.0)
-
-
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The array of unsigned bytes in a gzipped IDX file, the format of MNIST's official files.
-
-    Raises:
-        CalibrationError: truncated, not gzip, or not such an IDX file.
-    """
-    try:
-        with gzip.open(path) as stream:
-            raw = stream.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise CalibrationError(f"data file {path} cannot be unpacked", str(error)) from error
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
-        raise CalibrationError(f"data file {path} is not an IDX file of unsigned bytes", f"it starts with {raw[:4]!r}")
-    header = 4 + 4 * raw[3]
-    shape = struct.unpack(f">{raw[3]}I", raw[4:header]) if len(raw) >= header else ()
-    expected = header + math.prod(shape)
-    if not shape or len(raw) != expected:
-        raise CalibrationError(
-            f"data file {path} has the wrong length", f"shape {shape} needs {expected} bytes, found {len(raw)}"
-        )
-    return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape)
-
-
-def _idx_files(folder: str, urls: Iterable[str], sums: dict[str, str]) -> dict[str, RemoteFile]:
-    bases = tuple(urls)
-    return {
-        name: RemoteFile(f"{folder}/{name}.gz", digest, tuple(f"{base}{name}.gz" for base in bases))
-        for name, digest in sums.items()
-    }
-
-
-# The original host of MNIST no longer serves the files; these two copies are what the large
-# frameworks download, byte for byte the originals.
-_MNIST = _idx_files(
-    "mnist",
-    ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
-    {
-        "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        "train-labels-idx1-ubyte": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-        "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    },
-)
-_FASHION_MNIST = _idx_files(
-    "fashion_mnist",
-    ("https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",),
-    {
-        "train-images-idx3-ubyte": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-        "train-labels-idx1-ubyte": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-        "t10k-images-idx3-ubyte": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-        "t10k-labels-idx1-ubyte": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-    },
-)
-_CIFAR_JPEG = RemoteFile(
-    "cifar10/cifar10_jpg.tar.gz", "1fde636a137192241399fe9928af8c30ba7c867ca7901121faa671a7363be792"
-)
-_CIFAR_TRAIN = RemoteFile(
-    "cifar10/train_first4000_lossless.npz", "f21ba659b327871ec330654ccdc95e0da52b1b39c04c467a581440516466148c"
-)
-_CIFAR_TEST = RemoteFile(
-    "cifar10/test_first100_lossless.npz", "4336af6c937968cac6f32d51f9d06fb4e415427eb65d9c0e9a6ea6a313bf7b2d"
-)
-
-
-def _idx(files: dict[str, RemoteFile], split: str) -> _Samples:
-    part = "t10k" if split == "test" else "train"
-    images = read_idx(locate(files[f"{part}-images-idx3-ubyte"]))
-    labels = read_idx(locate(files[f"{part}-labels-idx1-ubyte"]))
-    rows = _rows(split, len(images), _VALIDATION)
-    return _labeled(images[rows][:, None], labels[rows], 255.0)
-
-
-def _rows(split: str, count: int, validation: int) -> NDArray[np.int64]:
-    """The rule for data sets in random order: the last ``validation`` of the training part validate."""
-    if split == "test":
-        return np.arange(count)
-    if split == "validation":
-        return np.arange(count - validation, count)
-    if split == "calibration":
-        return _spread(count - validation, _CALIBRATION)
-    return np.arange(count - validation)
-
-
-def _cifar_lossless(split: str) -> _Samples:
-    arrays = read_arrays(locate(_CIFAR_TEST if split == "test" else _CIFAR_TRAIN))
-    rows = _rows(split, len(arrays["images"]), 1_000)
-    return _labeled(arrays["images"][rows].transpose(0, 3, 1, 2), arrays["labels"][rows], 255.0)
-
-
-def _cifar_jpeg(split: str) -> _Samples:
-    """Decodes the split's images only; the archive itself has to be read from front to back."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise CalibrationError(
-            "the data set 'cifar10-jpeg' needs pillow, which is not installed", hint="pip install 'pi-compiler[data]'"
-        ) from None
-    wanted = _cifar_members(split)
-    pixels = np.empty((len(wanted), 32, 32, 3), dtype=np.uint8)
-    found = 0
-    with tarfile.open(locate(_CIFAR_JPEG)) as archive:
-        for member in archive:
-            row = wanted.get(member.name)
-            stream = archive.extractfile(member) if row is not None else None
-            if row is not None and stream is not None:
-                pixels[row] = np.asarray(Image.open(io.BytesIO(stream.read())).convert("RGB"))
-                found += 1
-    if found != len(wanted):
-        raise CalibrationError(f"archive {_CIFAR_JPEG.path} has {found} of {len(wanted)} images of split '{split}'")
-    labels = np.asarray([_CIFAR_CLASSES.index(name.split("/")[1]) for name in wanted])
-    return _labeled(pixels.transpose(0, 3, 1, 2), labels, 255.0)
-
-
-def _cifar_members(split: str) -> dict[str, int]:
-    """Archive member -> row, classes in turn, so that any prefix holds all classes alike."""
-    folder, numbers = {
-        "test": ("test", range(1_000)),
-        "validation": ("train", range(4_500, 5_000)),
-    }.get(split, ("train", range(4_500)))
-    names = [f"{folder}/{label}/{number:04d}.jpg" for number in numbers for label in _CIFAR_CLASSES]
-    if split == "calibration":
-        # spread over images, not over names: a stride that divides by ten would take one class only
-        names = [name for i in _spread(4_500, _CALIBRATION // 10) for name in names[10 * i : 10 * i + 10]]
-    return {name: row for row, name in enumerate(names)}
+    rows = turns(labels, split, _CALIBRATION_DIGITS)
+    return scaled(np.asarray(bunch.images)[rows][:, None], labels[rows], 16.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,23 +231,38 @@ class KnownData:
     """A data set that ``load`` knows.
 
     Attributes:
+        quoted: what figures on it are quoted as.
         files: what it needs in a data folder.
-        read: split -> (x, y).
+        read: split -> samples.
         package: the import that it needs beyond numpy, "" for none.
     """
 
+    quoted: str
     files: tuple[RemoteFile, ...]
-    read: Callable[[str], _Samples]
+    read: Callable[[str], Part]
     package: str = ""
 
 
 DATASETS: Final[Mapping[str, KnownData]] = MappingProxyType(
     {
-        "digits": KnownData((), _digits, "sklearn"),
-        "mnist": KnownData(tuple(_MNIST.values()), lambda split: _idx(_MNIST, split)),
-        "fashion_mnist": KnownData(tuple(_FASHION_MNIST.values()), lambda split: _idx(_FASHION_MNIST, split)),
-        "cifar10-jpeg": KnownData((_CIFAR_JPEG,), _cifar_jpeg, "PIL"),
-        "cifar10-lossless": KnownData((_CIFAR_TRAIN, _CIFAR_TEST), _cifar_lossless),
+        "digits": KnownData("Digits (8×8)", (), _digits, "sklearn"),
+        "mnist": KnownData("MNIST", tuple(MNIST.values()), partial(mnist, MNIST)),
+        "fashion_mnist": KnownData("Fashion-MNIST", tuple(FASHION_MNIST.values()), partial(mnist, FASHION_MNIST)),
+        "cifar10-binary": KnownData("CIFAR-10", (cifar.BINARY,), cifar.binary),
+        "cifar10-jpeg": KnownData("CIFAR-10 (JPEG)", (cifar.JPEG,), cifar.jpeg, "PIL"),
+        "cifar10-lossless": KnownData("CIFAR-10 (first 4,000 + 100 images)", cifar.LOSSLESS, cifar.lossless),
+        "adult": KnownData("UCI Adult", (tables.ADULT,), partial(tables.adult, group="sex")),
+        "adult-race": KnownData("UCI Adult", (tables.ADULT,), partial(tables.adult, group="race")),
+        "adult-age": KnownData("UCI Adult", (tables.ADULT,), partial(tables.adult, group="age")),
     }
 )
 """The known data sets by name."""
+
+ALIASES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"cifar10": ("cifar10-binary", "cifar10-jpeg", "cifar10-lossless")}
+)
+"""Names for whatever form of a data set a machine has, the best first."""
+
+
+def _known() -> str:
+    return ", ".join((*DATASETS, *ALIASES))

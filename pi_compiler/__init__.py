@@ -19,7 +19,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pi_compiler.api import CompiledModel, compile, plan
+    from pi_compiler.api import CompiledModel, compile, compile_secure, plan
     from pi_compiler.errors import (
         ArtifactError,
         BackendError,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         UnsupportedInstruction,
         UnsupportedOperator,
     )
+    from pi_compiler.mpc import CompiledMpc
     from pi_compiler.options import Activation, Options
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ __all__ = [
     "BudgetError",
     "CalibrationError",
     "CompiledModel",
+    "CompiledMpc",
     "ExecutionError",
     "InternalError",
     "ModelError",
@@ -58,12 +60,15 @@ __all__ = [
     "UnsupportedOperator",
     "__version__",
     "compile",
+    "compile_secure",
     "plan",
 ]
 
 _MODULES = {
     "CompiledModel": "pi_compiler.api",
     "compile": "pi_compiler.api",
+    "compile_secure": "pi_compiler.api",
+    "CompiledMpc": "pi_compiler.mpc",
     "plan": "pi_compiler.api",
     "Activation": "pi_compiler.options",
     "Options": "pi_compiler.options",

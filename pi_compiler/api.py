@@ -16,10 +16,13 @@ from numpy.typing import ArrayLike
 from pi_compiler import artifact
 from pi_compiler.artifact import Artifact, Json
 from pi_compiler.cost import CostTable, load_costs
+from pi_compiler.cost_mpc import load_mpc_prices, network_of
 from pi_compiler.errors import BudgetError, ModelError, ParameterError, ShapeMismatch
 from pi_compiler.ir.graph import FloatArray, Graph
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Program, Signature
+from pi_compiler.ir.protocols import protocol_of
+from pi_compiler.mpc import CompiledMpc, compile_mpc
 from pi_compiler.options import Options
 from pi_compiler.passes.calibrate import check_samples
 from pi_compiler.passes.compilation import Compilation, Limits
@@ -40,6 +43,8 @@ _ATTEMPTS = 3
 _COMPARED = 256
 _UNNAMED = ("", "main_graph", "torch_jit", "graph")
 """Graph names that exporters give to every model; the file's name says more."""
+_NO_RING = CostTable("mpc", "", {}, 0.0, False)
+"""MPC has no ring degrees to price."""
 _PLANNING = tuple(p for p in CKKS if p[0] in ("schedule", "lower"))
 
 Planned = TypeVar("Planned")
@@ -149,7 +154,7 @@ def compile(
     costs: CostTable | None = None,
     observers: Sequence[Observer] = (),
 ) -> CompiledModel:
-    """Compile a model.
+    """Compile a model for encrypted evaluation (CKKS); ``compile_secure`` is for MPC.
 
     Args:
         model: path of an ONNX file, its bytes, an ``onnx.ModelProto``, or a ``torch.nn.Module``.
@@ -165,12 +170,15 @@ def compile(
         CalibrationError: the data cannot be used, or a range is too wide.
         BudgetError: nothing fits.
     """
+    options = options or Options()
+    if options.target != "ckks":
+        raise ParameterError(f"options are for target {options.target!r}", hint="pi_compiler.compile_secure")
 
     def attempt(options: Options, costs: CostTable | None) -> CompiledModel:
         c, models = prepare(model, calibration, options, example_input, input_shapes, costs)
         return finish(precise(run(c, CKKS, observers), observers), models)
 
-    return first_that_fits(options or Options(), costs, attempt)
+    return first_that_fits(options, costs, attempt)
 
 
 def first_that_fits(
@@ -194,6 +202,40 @@ def first_that_fits(
             with contextlib.suppress(BudgetError):
                 return attempt(replace(options, backend=name), None)
         raise error
+
+
+def compile_secure(
+    model: Source,
+    *,
+    calibration: Samples,
+    options: Options | None = None,
+    example_input: object | None = None,
+    input_shapes: Shapes | None = None,
+    observers: Sequence[Observer] = (),
+) -> CompiledMpc:
+    """Compile a model for secure multi-party computation.
+
+    Args:
+        model: as for ``compile``.
+        calibration: as for ``compile``.
+        options: what is wanted; ``target`` must be ``"mpc"``.
+        example_input: as for ``compile``.
+        input_shapes: as for ``compile``.
+        observers: called after every pass.
+
+    Raises:
+        ModelError: the model cannot be read or holds what is not supported.
+        CalibrationError: the data cannot be used, or a nonlinearity cannot be replaced as asked.
+        BudgetError: values leave the ring, or too many truncations would wrap around.
+        ParameterError: there is no such protocol or network.
+    """
+    options = options or Options(target="mpc")
+    if options.target != "mpc":
+        raise ParameterError(f"options are for target {options.target!r}", hint="Options(target='mpc')")
+    protocol_of(options.protocol)
+    network_of(options.network)
+    c, models = prepare(model, calibration, options, example_input, input_shapes)
+    return compile_mpc(c, models, observers)
 
 
 def precise(c: Compilation, observers: Sequence[Observer]) -> Compilation:
@@ -234,22 +276,34 @@ def prepare(
     """The record that passes begin with, and the model's own bytes."""
     from pi_compiler.importer import import_model
 
-    backend = get_backend(options.backend)
-    options = replace(options, backend=backend.name)
-    can = backend.capabilities
-    bits = can.fast_prime_bits or can.max_prime_bits
-    limits = Limits(can.max_log_n, bits, can.specials, can.any_specials, can.fused)
-    imported = import_model(onnx_source(model, example_input), input_shapes=input_shapes, maxpool=options.maxpool)
-    graph = imported.graph
-    if isinstance(model, str | os.PathLike) and graph.name in _UNNAMED:
-        graph = replace(graph, name=Path(model).stem)
+    limits, prices = Limits(0, 0, 0), None
+    if options.target == "mpc":
+        costs, prices = costs or _NO_RING, load_mpc_prices(options.protocol)
+    else:
+        backend = get_backend(options.backend)
+        options = replace(options, backend=backend.name)
+        can = backend.capabilities
+        bits = can.fast_prime_bits or can.max_prime_bits
+        limits = Limits(can.max_log_n, bits, can.specials, can.any_specials, can.fused)
+    imported = import_model(
+        onnx_source(model, example_input), input_shapes=input_shapes, maxpool=options.maxpool, target=options.target
+    )
+    graph = named(imported.graph, model)
     samples = samples_for(graph, calibration)
     check_samples(graph, samples)
     notes = imported.notes
     if options.maxpool == "average" and any("was replaced by average pooling" in note for note in notes):
         notes = (*notes, replacement_cost(imported.model, graph, samples))
-    c = Compilation(options, graph, costs or load_costs(options.backend), limits, samples, notes=notes)
+    costs = costs or load_costs(options.backend)
+    c = Compilation(options, graph, costs, limits, samples, notes=notes, mpc_prices=prices)
     return c, {"model.onnx": imported.model}
+
+
+def named(graph: Graph, model: Source) -> Graph:
+    """The graph under the file's name, if its own says nothing."""
+    if isinstance(model, str | os.PathLike) and graph.name in _UNNAMED:
+        return replace(graph, name=Path(model).stem)
+    return graph
 
 
 def replacement_cost(model: bytes, graph: Graph, samples: Mapping[str, FloatArray]) -> str:

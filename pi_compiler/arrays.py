@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pi_compiler import files
 from pi_compiler.errors import CalibrationError, ParameterError
 from pi_compiler.ir.graph import FloatArray
-from pi_compiler.models.data import load, parse_spec, read_arrays, read_data
+from pi_compiler.models.data import load, parse_spec, read_data
+from pi_compiler.models.numpy_files import read_arrays
 
 Array: TypeAlias = NDArray[np.generic]
 Samples: TypeAlias = Array | Mapping[str, Array]
@@ -37,13 +38,29 @@ def read(spec: str, *, single: bool = False) -> tuple[Samples, Labels | None]:
         known = load(*parse_spec(spec))
         return known.x, known.y
     found = read_arrays(path)
-    inputs = {name: values for name, values in found.items() if name != "y"}
+    # A group says to whom a sample belongs, no network reads it.
+    apart = ("y", "group") if "x" in found else ("y",)
+    inputs = {name: values for name, values in found.items() if name not in apart}
     if list(inputs) != ["x"]:
         return inputs, _labels(path, found)
     if single:
         return inputs["x"], _labels(path, found)
     checked = read_data(path)
     return checked.x, checked.y
+
+
+def labeled(spec: str) -> tuple[Samples, Labels]:
+    """Samples with their labels.
+
+    Raises:
+        CalibrationError: there are no labels; see also ``read``.
+    """
+    samples, labels = read(spec)
+    if labels is None:
+        raise CalibrationError(
+            f"data {spec} have no labels, and accuracy needs them", hint="numpy.savez(file, x=inputs, y=labels)"
+        )
+    return samples, labels
 
 
 def _labels(path: Path, found: Mapping[str, Array]) -> Labels | None:

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +52,18 @@ class Artifact:
 
 
 def save(artifact: Artifact, folder: Path) -> int:
-    """Write a folder; returns its size in bytes. An existing artifact is replaced, anything else is not.
+    """Write a folder; returns its size in bytes; see ``write_folder``.
+
+    Raises:
+        ParameterError: the place cannot be written, or holds something else.
+    """
+    return write_folder(folder, lambda staging: _write(artifact, staging))
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> int:
+    """Let a compiled model be written beside its place and move it there whole; returns its size in bytes.
+
+    An existing compiled model is replaced, anything else is not.
 
     Raises:
         ParameterError: the place cannot be written, or holds something else.
@@ -65,7 +76,7 @@ def save(artifact: Artifact, folder: Path) -> int:
     except OSError as e:
         raise ParameterError(f"cannot write {folder}: {e.strerror or e}") from e
     try:
-        _write(artifact, staging)
+        write(staging)
         size = sum(f.stat().st_size for f in staging.iterdir())
         os.chmod(staging, 0o755)
         if folder.exists():
@@ -108,11 +119,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
     np.savez_compressed(folder / "program.npz", **arrays)  # type: ignore[arg-type]
     for name, data in artifact.models.items():
         (folder / name).write_bytes(data)
-    digests = {f.name: _digest(f) for f in sorted(folder.iterdir())}
     manifest = {
-        "format": FORMAT,
-        "version": pi_compiler.__version__,
-        "files": digests,
         "params": {
             "log_n": artifact.params.log_n,
             "primes": artifact.params.primes,
@@ -128,7 +135,14 @@ def _write(artifact: Artifact, folder: Path) -> None:
         "origins": p.origins,
         "report": artifact.report,
     }
-    body = json.dumps(manifest, indent=1, default=_plain)
+    seal_folder(folder, manifest)
+
+
+def seal_folder(folder: Path, manifest: Mapping[str, object]) -> None:
+    """Write the manifest of a folder that is otherwise complete: the checksum of every file, its own included."""
+    digests = {f.name: _digest(f) for f in sorted(folder.iterdir())}
+    whole = {"format": FORMAT, "version": pi_compiler.__version__, "files": digests, **manifest}
+    body = json.dumps(whole, indent=1, default=_plain)
     seal = hashlib.sha256(body.encode()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps({"sha256": seal, "manifest": json.loads(body)}, indent=1))
 
@@ -168,6 +182,27 @@ def load(folder: Path) -> Artifact:
         ArtifactError: it is missing, incomplete, damaged, or from a newer version; the message
             names every file that is wrong.
     """
+    manifest = verified(folder)
+    if target_of(manifest) != "ckks":
+        raise ArtifactError(f"{folder} was compiled for {target_of(manifest)}, not for encrypted evaluation (ckks)")
+    return _read(Path(folder), manifest)
+
+
+def target_of(manifest: Mapping[str, object]) -> str:
+    """What a folder was compiled for: ``"ckks"`` or ``"mpc"``."""
+    return str(manifest.get("target", "ckks"))
+
+
+def verified(folder: Path, unread: Collection[str] = ()) -> dict[str, object]:
+    """The manifest of a folder, every file checked against its checksum.
+
+    Args:
+        folder: which.
+        unread: files that are not opened, and may be missing.
+
+    Raises:
+        ArtifactError: see ``load``.
+    """
     folder = Path(folder)
     try:
         text = (folder / "manifest.json").read_text()
@@ -192,6 +227,8 @@ def load(folder: Path) -> Artifact:
         raise ArtifactError(f"{folder}/manifest.json is damaged: its checksum is wrong", hint="compile the model again")
     faults = []
     for name, digest in manifest["files"].items():
+        if name in unread:
+            continue
         path = folder / name
         if not path.is_file():
             faults.append(f"{name} is missing")
@@ -199,7 +236,7 @@ def load(folder: Path) -> Artifact:
             faults.append(f"{name} is damaged: its checksum is wrong")
     if faults:
         raise ArtifactError(f"{folder} is damaged", *faults, hint="compile the model again")
-    return _read(folder, manifest)
+    return dict(manifest)
 
 
 def _read(folder: Path, m: dict[str, object]) -> Artifact:

@@ -7,28 +7,35 @@ imported by the command that needs them.
 
 from __future__ import annotations
 
-import functools
-import os
-import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pi_compiler import __version__, files
-from pi_compiler.errors import ParameterError, PiError
-from pi_compiler.options import Activation, Options
-from pi_compiler.terminal import complain, progress, show
+from pi_compiler.commands.reducing import reduce, report
+from pi_compiler.commands.shell import (
+    JsonFile,
+    MaxPool,
+    Model,
+    Shapes,
+    bad_use,
+    check_outputs,
+    chosen_backend,
+    guarded,
+    known_backend,
+    parse_shapes,
+    write_report,
+)
+from pi_compiler.errors import ParameterError
+from pi_compiler.options import Activation, Options, Target
+from pi_compiler.terminal import progress, show
 
 if TYPE_CHECKING:
     from pi_compiler.api import CompiledModel
     from pi_compiler.arrays import Labels, Samples
     from pi_compiler.pipelines import Observer
-
-P = ParamSpec("P")
-Json = dict[str, object]
 
 DEFAULTS = Options()
 
@@ -40,20 +47,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that compile wrote.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report for machines.")]
-Shapes = Annotated[
-    list[str] | None,
-    typer.Option("--input-shape", metavar="NAME=1,3,32,32", help="Shape of an input with open dimensions."),
-]
-MaxPool = Annotated[
-    Literal["refuse", "average"],
-    typer.Option("--maxpool", help="Refuse MaxPool, or put average pooling in its place."),
-]
 Backend = Annotated[
     str,
-    typer.Option("--backend", help="native, tenseal, clear or sim; auto is native where it can be had, else tenseal."),
+    typer.Option("--backend", help="clear, sim, tenseal, native; for MPC mpc-sim; auto: what the plan was made for."),
+]
+NetworkName = Annotated[
+    str | None, typer.Option("--network", metavar="lan|man|wan|wan-cheetah|RTT,MBIT", help="MPC: where parties meet.")
+]
+TargetName = Annotated[
+    Literal["ckks", "mpc"], typer.Option("--target", help="Homomorphic encryption, or multi-party computation.")
+]
+Protocol = Annotated[
+    str | None, typer.Option("--protocol", metavar="NAME", help="MPC: crypten-ttp, crypten-tfp, semi2k, cheetah, aby3.")
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="MPC: how long a party waits for another.")
+]
+FirstPartyDeals = Annotated[
+    bool,
+    typer.Option("--debug-first-party-dealer", help="MPC: the model's owner deals, and can compute every secret."),
 ]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow parameters below 128-bit security.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N samples.")]
@@ -73,43 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
-
-
-def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """A command whose errors are printed for people and become exit codes."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (typer.Exit, typer.Abort):
-            raise
-        except KeyboardInterrupt:
-            complain("interrupted")
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # Whoever reads our output has seen enough; Python must not try to flush the rest.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except Exception as error:
-            raise fail(error, 1) from error
-
-    return run
-
-
-def fail(error: Exception, code: int) -> typer.Exit:
-    """Print an error; returns the exit to raise."""
-    if os.environ.get("PI_DEBUG") == "1":
-        complain("".join(traceback.format_exception(error)))
-    complain(f"{type(error).__name__}: {error}")
-    if not isinstance(error, PiError):
-        complain("  this is a fault of pi-compiler; PI_DEBUG=1 shows where it happened")
-    return typer.Exit(code)
-
-
-def bad_use(error: PiError) -> typer.Exit:
-    """An argument makes no sense: print why; returns the exit to raise."""
-    return fail(error, 2)
 
 
 def version(wanted: bool) -> None:
@@ -133,7 +109,13 @@ def root(
 
 @app.command()
 @guarded
-def inspect(model: Model, input_shape: Shapes = None, maxpool: MaxPool = "refuse", json: JsonFile = None) -> None:
+def inspect(
+    model: Model,
+    input_shape: Shapes = None,
+    maxpool: MaxPool = "refuse",
+    target: TargetName = "ckks",
+    json: JsonFile = None,
+) -> None:
     """List operators, shapes, nonlinearities and everything that cannot run encrypted."""
     from pi_compiler.importer import inspect_model
     from pi_compiler.report.inspection import inspection_report
@@ -141,7 +123,8 @@ def inspect(model: Model, input_shape: Shapes = None, maxpool: MaxPool = "refuse
 
     shapes = parse_shapes(input_shape)
     check_outputs(json)
-    report = inspection_report(model.name, inspect_model(model, input_shapes=shapes, maxpool=maxpool))
+    found = inspect_model(model, input_shapes=shapes, maxpool=maxpool, target=target)
+    report = inspection_report(model.name, found)
     write_report(json, report)
     show(inspect_view(report))
 
@@ -188,6 +171,24 @@ def compile(
         str, typer.Option("--backend", help="Whose limits and costs to plan for; auto is what run takes by itself.")
     ] = DEFAULTS.backend,
     insecure: Insecure = False,
+    target: TargetName = DEFAULTS.target,
+    protocol: Protocol = None,
+    network: NetworkName = None,
+    frac_bits: Annotated[
+        int | None, typer.Option("--frac-bits", help="MPC: fractional bits, instead of as many as ranges allow.")
+    ] = None,
+    public_weights: Annotated[
+        bool, typer.Option("--public-weights", help="MPC: the data's owner may know the weights.")
+    ] = False,
+    wrap_budget: Annotated[
+        float, typer.Option("--wrap-budget", help="MPC: most truncations per inference expected to wrap around.")
+    ] = DEFAULTS.wrap_budget,
+    softmax: Annotated[
+        Literal["max-exp", "2quad", "2relu", "power"], typer.Option("--softmax", help="MPC: what inner ones become.")
+    ] = DEFAULTS.softmax,
+    stochastic_bits: Annotated[
+        int, typer.Option("--stochastic-bits", help="MPC: low bits that comparisons leave out (Circa).")
+    ] = 0,
     input_shape: Shapes = None,
     emit_onnx: Annotated[
         Path | None, typer.Option("--emit-onnx", metavar="FILE", help="Also write the HE-friendly model as ONNX.")
@@ -222,13 +223,36 @@ def compile(
         max_input_ciphertexts=max_input_ciphertexts,
         backend=known_backend(backend),
         insecure=insecure,
+        target=target,
+        protocol=protocol or DEFAULTS.protocol,
+        network=network or DEFAULTS.network,
+        frac_bits=frac_bits,
+        public_weights=public_weights,
+        wrap_budget=wrap_budget,
+        softmax=softmax,
+        stochastic_bits=stochastic_bits,
     )
-    first_choice = chosen_backend(backend)
-    printer = Printer(known_passes(print_after), typer.echo)
+    refuse_foreign(
+        target,
+        ckks={"--emit-onnx": emit_onnx, "--log-n": log_n, "--log-scale": log_scale, "--costs": costs},
+        mpc={
+            "--protocol": protocol,
+            "--network": network,
+            "--frac-bits": frac_bits,
+            "--public-weights": public_weights,
+            "--stochastic-bits": stochastic_bits,
+        },
+    )
+    printer = Printer(known_passes(print_after, target), typer.echo)
     refuse_test_split(calibration)
     check_outputs(json, emit_onnx)
     check_place(output)
-    table = load_costs(first_choice, costs) if costs is not None else None
+    if target == "mpc":
+        from pi_compiler import cli_mpc
+
+        cli_mpc.compile_secure(model, calibration, output, options, shapes, printer, dump_dir, json)
+        return
+    table = load_costs(chosen_backend(backend), costs) if costs is not None else None
     samples, _ = read_samples(calibration)
     dumper = Dumper(dump_dir) if dump_dir is not None else None
     with progress() as report:
@@ -246,11 +270,34 @@ def compile(
 
 @app.command()
 @guarded
-def explain(folder: Folder, json: JsonFile = None) -> None:
+def explain(
+    folder: Folder,
+    network: NetworkName = None,
+    protocol: Protocol = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="One table: the same model under CKKS and every MPC protocol.")
+    ] = False,
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", metavar="DATA", help="With --compare: to plan what DIR is not for.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="DATA", help="With --compare: labeled samples to measure accuracy.")
+    ] = None,
+    json: JsonFile = None,
+) -> None:
     """Print every choice of a plan, and what it will cost."""
+    from pi_compiler import cli_mpc
     from pi_compiler.report.text import explain_view
 
     check_outputs(json)
+    if compare:
+        cli_mpc.compare(folder, calibration, data, json)
+        return
+    if is_mpc(folder):
+        cli_mpc.explain(folder, network, protocol, json)
+        return
+    if network or protocol:
+        raise bad_use(ParameterError(f"{folder} was compiled for ckks, which has neither protocol nor network"))
     report = load(folder).report
     write_report(json, report)
     show(explain_view(report))
@@ -270,6 +317,12 @@ def run(
         Path | None, typer.Option("--output", metavar="Y.npy", help="Write the answers, .npy or .npz.")
     ] = None,
     backend: Backend = "auto",
+    parties: Annotated[
+        int | None, typer.Option("--parties", metavar="N", help="MPC: how many compute; with --backend crypten 2.")
+    ] = None,
+    network: NetworkName = None,
+    timeout: Timeout = 60.0,
+    first_party_deals: FirstPartyDeals = False,
     limit: Limit = None,
     profile: Annotated[
         Path | None,
@@ -293,6 +346,14 @@ def run(
     from pi_compiler.answers import stacked, timed_run
     from pi_compiler.report.text import run_view
 
+    if is_mpc(folder):
+        from pi_compiler import cli_mpc
+
+        meeting = (parties, network, timeout, not first_party_deals)
+        cli_mpc.run(folder, input, output, backend, limit, profile, json, meeting)
+        return
+    if parties is not None or network is not None or first_party_deals:
+        raise bad_use(ParameterError(f"{folder} was compiled for ckks, which has neither parties nor network"))
     known_backend(backend)
     check_outputs(json, output, profile)
     compiled = load(folder)
@@ -314,6 +375,43 @@ def run(
 
 @app.command()
 @guarded
+def party(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model compiled for MPC, or its handout.")],
+    rank: Annotated[int, typer.Option("--rank", help="0 the model's owner, 1 the data's owner, 2 the dealer.")],
+    peers: Annotated[
+        str, typer.Option("--peers", metavar="HOST0:PORT,HOST1:PORT", help="Where parties 0 and 1 listen.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="Party 0: weights.npz; default that in DIR.")
+    ] = None,
+    input: Annotated[str | None, typer.Option("--input", metavar="X", help="Party 1: .npy or .npz of samples.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="Y.npy", help="Party 1: write the answers, .npy or .npz.")
+    ] = None,
+    timeout: Timeout = 60.0,
+    first_party_deals: FirstPartyDeals = False,
+    json: JsonFile = None,
+) -> None:
+    """Be one party of a run under MPC; the others run on their own machines."""
+    from pi_compiler import cli_mpc
+
+    cli_mpc.party(folder, (rank, peers, not first_party_deals, timeout), weights, input, output, json)
+
+
+@app.command()
+@guarded
+def handout(
+    folder: Folder,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the handout.")],
+) -> None:
+    """Write what the data's owner and the dealer may have of a model for MPC: everything but its weights."""
+    from pi_compiler import cli_mpc
+
+    cli_mpc.handout(folder, output)
+
+
+@app.command()
+@guarded
 def evaluate(
     folder: Folder,
     data: Annotated[str, typer.Option("--data", metavar="DATA", help=".npz with x and y, or NAME:SPLIT.")],
@@ -323,19 +421,20 @@ def evaluate(
     json: JsonFile = None,
 ) -> None:
     """Accuracy of the original, polynomial, simulated and encrypted network on the same samples."""
+    from pi_compiler import arrays
     from pi_compiler.accuracy import evaluate_model
     from pi_compiler.answers import answer, stacked
-    from pi_compiler.errors import CalibrationError
     from pi_compiler.report.text import evaluation_view
 
+    if is_mpc(folder):
+        from pi_compiler import cli_mpc
+
+        cli_mpc.evaluate(folder, data, backend, limit, json)
+        return
     known_backend(backend)
     check_outputs(json)
     compiled = load(folder)
-    samples, labels = read_samples(data)
-    if labels is None:
-        raise CalibrationError(
-            f"data {data} have no labels, and accuracy needs them", hint="numpy.savez(file, x=inputs, y=labels)"
-        )
+    samples, labels = arrays.labeled(data)
     inputs = stacked(compiled, samples)
     few = {name: x[:limit] for name, x in inputs.items()}
     with progress() as report:
@@ -343,6 +442,13 @@ def evaluate(
         found = evaluate_model(compiled, inputs, labels, encrypted.logits, report)
     write_report(json, found)
     show(evaluation_view(found))
+
+
+# --- reduce, report: commands/reducing.py ---------------------------------------------------------
+
+
+app.command()(guarded(reduce))
+app.command()(guarded(report))
 
 
 # --- calibrate-cost, demo ------------------------------------------------------------------------
@@ -366,6 +472,13 @@ def calibrate_cost(
     from pi_compiler.report.text import costs_view
     from pi_compiler.runtime.measure import measure
 
+    if backend == "crypten":
+        from pi_compiler import cli_mpc
+
+        if log_n:
+            raise bad_use(ParameterError("--log-n is for ring degrees, which backend 'crypten' does not have"))
+        cli_mpc.calibrate(output, json)
+        return
     backend = chosen_backend(backend)
     path = output if output is not None else table_path(backend)
     if output is None:
@@ -410,12 +523,13 @@ def parse_options(activation: list[str] | None, activation_error: str, **others:
     """Options from the command line; anything out of range is bad use."""
     try:
         everywhere, layers = Activation(), dict[str, Activation]()
+        target: Target = "mpc" if others.get("target") == "mpc" else "ckks"
         for text in activation or ():
             layer, equals, method = text.rpartition("=")
             if equals:
-                layers[layer] = Activation.parse(method)
+                layers[layer] = Activation.parse(method, target)
             else:
-                everywhere = Activation.parse(method)
+                everywhere = Activation.parse(method, target)
         error = parse_number(activation_error)
         return Options(activation=everywhere, activations=layers, activation_error=error, **others)  # type: ignore[arg-type]
     except ParameterError as e:
@@ -435,42 +549,22 @@ def parse_number(text: str) -> float:
         raise ParameterError(f"{text!r} is no number", hint="0.01, 1e-2 or 2^-7") from e
 
 
-def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
-    """``NAME=1,3,32,32`` per input."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for text in texts or ():
-        name, _, sizes = text.rpartition("=")
-        numbers = sizes.replace("x", ",").split(",")
-        if not name or not all(n.strip().isdigit() and int(n) > 0 for n in numbers):
-            raise bad_use(ParameterError(f"--input-shape {text!r} is not NAME=SIZE,SIZE,...", hint="x=1,3,32,32"))
-        shapes[name] = tuple(int(n) for n in numbers)
-    return shapes or None
-
-
-def known_backend(name: str) -> str:
-    """A backend's name, checked; ``auto`` is one."""
-    from pi_compiler.runtime.backend import AUTO, BACKENDS
-
-    if name not in (AUTO, *BACKENDS):
-        raise bad_use(ParameterError(f"there is no backend {name!r}", f"known: {AUTO}, {', '.join(BACKENDS)}"))
-    return name
-
-
-def chosen_backend(name: str) -> str:
-    """A backend's name, checked to be available; ``auto`` becomes the one that it stands for."""
-    from pi_compiler.runtime.backend import get_backend
-
-    return get_backend(known_backend(name)).name
-
-
-def known_passes(names: list[str] | None) -> list[str]:
+def known_passes(names: list[str] | None, target: Target = "ckks") -> list[str]:
     """Names of passes, checked."""
-    from pi_compiler.pipelines import CKKS
+    from pi_compiler.pipelines import CKKS, MPC
 
-    known = [name for name, _ in CKKS]
+    known = [name for name, _ in (MPC if target == "mpc" else CKKS)]
     if unknown := [n for n in names or () if n not in known]:
         raise bad_use(ParameterError(f"there is no pass {', '.join(map(repr, unknown))}", f"known: {', '.join(known)}"))
     return names or []
+
+
+def refuse_foreign(target: Target, *, ckks: Mapping[str, object], mpc: Mapping[str, object]) -> None:
+    """Options that mean nothing for a target are bad use."""
+    other: Target = "ckks" if target == "mpc" else "mpc"
+    given = [name for name, value in (ckks if target == "mpc" else mpc).items() if value]
+    if given:
+        raise bad_use(ParameterError(f"{', '.join(given)}: for --target {other} only, and this is {target}"))
 
 
 def refuse_test_split(spec: str) -> None:
@@ -484,24 +578,16 @@ def refuse_test_split(spec: str) -> None:
         )
 
 
-def check_outputs(*paths: Path | None) -> None:
-    """Fail before the work if a file could not be written after it."""
-    for path in paths:
-        if path is not None:
-            files.check_file(path)
-
-
-def write_report(path: Path | None, report: object) -> None:
-    """The report for machines, if one is wanted."""
-    if path is not None:
-        files.write_json(path, report)
-
-
 def read_samples(spec: str, single: bool = False) -> tuple[Samples, Labels | None]:
     """Samples and, where there are any, labels."""
     from pi_compiler import arrays
 
     return arrays.read(spec, single=single)
+
+
+def is_mpc(folder: Path) -> bool:
+    """Whether a folder was compiled for MPC; its own loader says what else is wrong with it."""
+    return (folder / "program.json").exists()
 
 
 def load(folder: Path) -> CompiledModel:

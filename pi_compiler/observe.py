@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from pi_compiler import files
 from pi_compiler.passes.compilation import Compilation
-from pi_compiler.pipelines import CKKS
+from pi_compiler.pipelines import CKKS, MPC, Pass
 from pi_compiler.report.stages import stage_text
 
 
 class Ticker:
     """Says which pass runs; the first one from the beginning."""
 
-    def __init__(self, report: Callable[[str, int, int], None]) -> None:
+    def __init__(self, report: Callable[[str, int, int], None], passes: Sequence[tuple[str, Pass]] = CKKS) -> None:
         self._report = report
-        self._names = [name for name, _ in CKKS]
+        self._names = [name for name, _ in passes]
         report(self._names[0], 0, len(self._names))
 
     def __call__(self, name: str, c: Compilation, seconds: float) -> None:
@@ -55,7 +55,7 @@ class Dumper:
     def __init__(self, folder: Path) -> None:
         files.check_folder(folder)
         files.make_folder(folder)
-        for name, _ in CKKS:
+        for name, _ in (*CKKS, *MPC):
             for stale in folder.glob(f"[0-9][0-9]-{name}.txt"):
                 stale.unlink()
         self._folder = folder

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pi_compiler.errors import ParameterError
+
+Target: TypeAlias = Literal["ckks", "mpc"]
+Softmax: TypeAlias = Literal["max-exp", "2quad", "2relu", "power"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,10 @@ class Activation:
     degree: int | None = None
 
     @staticmethod
-    def parse(text: str) -> Activation:
+    def parse(text: str, target: Target = "ckks") -> Activation:
         """``auto``, ``quadratic``, ``relu-composite[:BITS]``, ``chebyshev[:D]`` or any ``METHOD:D``.
+
+        For MPC also ``exact``, ``puma``, ``bumblebee``, ``mpcformer`` and methods that compare.
 
         Raises:
             ParameterError: anything else.
@@ -35,23 +40,27 @@ class Activation:
 
         name, colon, degree = text.partition(":")
         name = _ALIASES.get(name, name.replace("-", "_"))
-        known = {m for m, method in METHODS.items() if method.protocol == "ckks"}
+        known = {m for m, method in METHODS.items() if target == "mpc" or method.protocol == "ckks"}
         number = int(degree) if degree.isdigit() and 0 < int(degree) <= 1023 else None
         if name in ("auto", "quadratic") and not colon:
             return Activation(name)
         if name in _BY_ERROR and not colon:
             return Activation(name)
+        if target == "mpc" and name in _FOR_MPC and not colon:
+            return Activation(name, _FOR_MPC[name])
         if name in known and number is not None:
             return Activation(name, number)
         raise ParameterError(
             f"activation {text!r} is not known",
-            f"known: auto, quadratic, relu-composite[:BITS], chebyshev[:D], and METHOD:D with METHOD one of "
+            f"known: auto, quadratic, {'exact, puma, bumblebee, mpcformer, ' if target == 'mpc' else ''}"
+            "relu-composite[:BITS], chebyshev[:D], and METHOD:D with METHOD one of "
             f"{', '.join(sorted(known))}",
         )
 
 
 _ALIASES = {"relu-composite": "composite"}
 _BY_ERROR = ("chebyshev", "composite")
+_FOR_MPC: Mapping[str, int | None] = {"exact": None, "puma": 6, "bumblebee": 4, "mpcformer": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +77,21 @@ class Options:
             answers on calibration data.
         precision_bits: bits of the outputs, relative to the largest calibrated one, that
             noise must leave intact.
-        maxpool: what to do with MaxPool.
+        maxpool: what to do with MaxPool; under MPC it is exact unless averages are asked for.
         log_n: ring degree to use; None lets the planner choose.
         log_scale: scale to use; None lets the planner choose.
         max_input_ciphertexts: most ciphertexts that the client may send for one input.
         backend: the backend that the plan is made for (its limits and its costs); ``"auto"`` is the native
             one where it is available, else tenseal.
         insecure: allow parameters below 128-bit security.
+        target: homomorphic encryption or secure multi-party computation.
+        protocol: MPC: a key of ``ir.protocols.PROTOCOLS``.
+        network: MPC: a preset of ``cost_mpc.NETWORKS`` or ``RTT,MBIT``; decides between rounds and bytes.
+        frac_bits: MPC: fractional bits of values; None takes the protocol's default, fewer if ranges ask for it.
+        public_weights: MPC: the data's owner may know the weights, so that linear layers are local.
+        wrap_budget: MPC: largest expected number of truncations per inference that wrap around.
+        softmax: MPC: what an inner Softmax becomes.
+        stochastic_bits: MPC: low bits that comparisons leave out (Circa).
     """
 
     activation: Activation = field(default_factory=Activation)
@@ -90,6 +107,14 @@ class Options:
     max_input_ciphertexts: int = 16
     backend: str = "auto"
     insecure: bool = False
+    target: Target = "ckks"
+    protocol: str = "crypten-ttp"
+    network: str = "lan"
+    frac_bits: int | None = None
+    public_weights: bool = False
+    wrap_budget: float = 1e-3
+    softmax: Softmax = "max-exp"
+    stochastic_bits: int = 0
 
     def __post_init__(self) -> None:
         faults = []
@@ -109,5 +134,11 @@ class Options:
             faults.append(f"max_latency={self.max_latency} must be positive")
         if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop < 1:
             faults.append(f"max_accuracy_drop={self.max_accuracy_drop} must be in [0, 1)")
+        if self.frac_bits is not None and not 6 <= self.frac_bits <= 24:
+            faults.append(f"frac_bits={self.frac_bits} must be in [6, 24]")
+        if not 0 < self.wrap_budget < 1:
+            faults.append(f"wrap_budget={self.wrap_budget} must be in (0, 1)")
+        if not 0 <= self.stochastic_bits <= 20:
+            faults.append(f"stochastic_bits={self.stochastic_bits} must be in [0, 20]")
         if faults:
             raise ParameterError("options are out of range", *faults)

@@ -13,6 +13,9 @@ from pi_compiler.passes.choose import choose
 from pi_compiler.passes.compilation import Compilation
 from pi_compiler.passes.fold import fold
 from pi_compiler.passes.lower import lower
+from pi_compiler.passes.mpc.encode import encode
+from pi_compiler.passes.mpc.protect import protect
+from pi_compiler.passes.mpc.trade import trade
 from pi_compiler.passes.recognize import recognize
 from pi_compiler.passes.schedule import schedule
 
@@ -32,6 +35,15 @@ CKKS: tuple[tuple[str, Pass], ...] = (
     ("lower", lower),
 )
 """Graph to program. Packing is part of scheduling: which layouts are cheap depends on the ring degree."""
+
+MPC: tuple[tuple[str, Pass], ...] = (
+    ("recognize", recognize),
+    ("calibrate", calibrate),
+    ("trade", trade),
+    ("protect", protect),
+    ("encode", encode),
+)
+"""Graph to a program on shares."""
 
 
 def run(

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from pi_compiler.report.text import plain
 
@@ -33,15 +33,27 @@ def complain(text: str) -> None:
 @contextmanager
 def progress() -> Iterator[Report]:
     """A bar that shows what runs; nothing where standard error is no terminal."""
+    with progress_bars(1) as (report,):
+        yield report
+
+
+@contextmanager
+def progress_bars(count: int) -> Iterator[tuple[Report, ...]]:
+    """Bars below each other, the widest task first; nothing where standard error is no terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda what, done, total: None
+        yield (lambda what, done, total: None,) * count
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
 
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
+        def reporter(task: TaskID) -> Report:
+            return lambda what, done, total: bars.update(task, description=what, completed=done, total=total)
 
-        yield report
+        yield tuple(reporter(bars.add_task("", total=None)) for _ in range(count))

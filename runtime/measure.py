@@ -70,7 +70,7 @@ def measure(backend_name: str, log_ns: Sequence[int] = (12, 13, 14, 15), *, seco
         ops[str(log_n)], key_bytes[str(log_n)] = _ring(backend_name, log_n, share * 2.0 ** (log_n / 2))
     return {
         "backend": backend_name,
-        "machine": _machine(),
+        "machine": machine(),
         "overhead": _dispatch(),
         "ops": ops,
         "key_bytes": key_bytes,
@@ -208,7 +208,7 @@ def _identities(params: Params, count: int) -> Program:
     )
 
 
-def _machine() -> str:
+def machine() -> str:
     """Processor, cores and Python, for people."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")

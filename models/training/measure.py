@@ -19,7 +19,7 @@ _BATCH = 1_000
 
 
 def accuracy(model: nn.Module, data: Dataset) -> tuple[float, float]:
-    """Fraction of correct predictions and mean cross-entropy."""
+    """Fraction of correct predictions and mean cross-entropy; an answer that is not finite is wrong."""
     model.eval()
     correct, loss = 0, 0.0
     labels = torch.from_numpy(data.labels)
@@ -27,7 +27,8 @@ def accuracy(model: nn.Module, data: Dataset) -> tuple[float, float]:
         for start in range(0, len(data), _BATCH):
             y = labels[start : start + _BATCH]
             logits = model(torch.from_numpy(data.x[start : start + _BATCH]))
-            correct += int((logits.argmax(1) == y).sum())
+            finite = torch.isfinite(logits).all(1)
+            correct += int((finite & (logits.argmax(1) == y)).sum())
             loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
     return correct / len(data), loss / len(data)
 

@@ -48,11 +48,12 @@ class Entry:
     """One network.
 
     Attributes:
-        name: its name, also that of its module in this folder.
+        name: its name, also that of its weights file.
         description: layers and origin, one line.
         dataset: the data set it is for, a name of ``pi_compiler.models.data.DATASETS``.
         input_shape: shape of one sample, without the batch axis.
         activation: ``"square"``, ``"quadratic"``, ``"relu"``, ``"gelu"`` or ``"silu"``.
+        module: the module of this folder that builds it, "" for the one of its own name.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Entry:
     dataset: str
     input_shape: tuple[int, ...]
     activation: str
+    module: str = ""
 
     @property
     def path(self) -> Path:
@@ -88,12 +90,13 @@ class Entry:
 
     def build(self) -> nn.Module:
         """The untrained torch module, BatchNorms included. Needs torch."""
-        module = importlib.import_module(f"pi_compiler.models.zoo.{self.name}")
+        module = importlib.import_module(f"pi_compiler.models.zoo.{self.module or self.name}")
         model: nn.Module = module.build()
         return model
 
 
 _IMAGE = (1, 28, 28)
+_COLOR = (3, 32, 32)
 
 ZOO: Final[Mapping[str, Entry]] = MappingProxyType(
     {
@@ -106,7 +109,16 @@ ZOO: Final[Mapping[str, Entry]] = MappingProxyType(
             Entry("digits_cnn", "two 3x3 convolutions with ReLU, 64-10", "digits", (1, 8, 8), "relu"),
             Entry("digits_gelu", "two 3x3 convolutions with GELU, 64-10", "digits", (1, 8, 8), "gelu"),
             Entry("digits_silu", "two 3x3 convolutions with SiLU, 64-10", "digits", (1, 8, 8), "silu"),
-            Entry("resnet20", "ResNet-20, option-A shortcuts (He et al.)", "cifar10-lossless", (3, 32, 32), "relu"),
+            Entry("resnet20", "ResNet-20, option-A shortcuts (He et al.)", "cifar10-lossless", _COLOR, "relu"),
+            Entry(
+                "resnet20_cifar10_jpeg",
+                "ResNet-20 trained on CIFAR-10 (JPEG)",
+                "cifar10-jpeg",
+                (3, 32, 32),
+                "relu",
+                "resnet20",
+            ),
+            Entry("resnet8_fashion", "ResNet-8 trained on Fashion-MNIST", "fashion_mnist", _IMAGE, "relu", "resnet8"),
         )
     }
 )

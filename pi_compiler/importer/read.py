@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pi_compiler.importer import load
-from pi_compiler.importer.walk import MaxPool, Unsupported, Walk
+from pi_compiler.importer.walk import MaxPool, Target, Unsupported, Walk
 from pi_compiler.ir.graph import Graph, Shape
 from pi_compiler.ops import OPS, recognize
 
@@ -68,6 +68,7 @@ def import_model(
     *,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     maxpool: MaxPool = "refuse",
+    target: Target = "ckks",
 ) -> Imported:
     """The network of an ONNX model.
 
@@ -76,6 +77,7 @@ def import_model(
         input_shapes: per input name its shape, for models that leave dimensions open; an open
             first dimension is the batch and becomes 1 by itself.
         maxpool: ``"average"`` replaces every MaxPool by an AveragePool and notes it.
+        target: under ``"mpc"`` comparisons, maxima, inner softmax and products of matrices are read too.
 
     Raises:
         UnsupportedOperator: naming every node that has no private counterpart.
@@ -84,8 +86,8 @@ def import_model(
     model, name = load.load(source)
     opset = load.opset_of(model, name)
     given = load.encoded(model, name)
-    prepared = load.prepare(model, name, input_shapes)
-    walk = Walk(prepared, maxpool)
+    prepared = load.prepare(model, name, input_shapes, whole=target == "mpc")
+    walk = Walk(prepared, maxpool, target)
     walk.run()
     graph = recognize.recognize(walk.partial() if walk.faulty else walk.graph(name))
     walk.leave(graph)
@@ -98,6 +100,7 @@ def inspect_model(
     *,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     maxpool: MaxPool = "refuse",
+    target: Target = "ckks",
 ) -> Inspection:
     """What is in an ONNX model; unsupported operators are listed instead of raised.
 
@@ -105,14 +108,15 @@ def inspect_model(
         source: see ``import_model``.
         input_shapes: see ``import_model``.
         maxpool: see ``import_model``.
+        target: see ``import_model``.
 
     Raises:
         ModelError: the file is unreadable or malformed, or weights are NaN or infinite.
     """
     model, name = load.load(source)
     opset = load.opset_of(model, name)
-    prepared = load.prepare(model, name, input_shapes)
-    walk = Walk(prepared, maxpool)
+    prepared = load.prepare(model, name, input_shapes, whole=target == "mpc")
+    walk = Walk(prepared, maxpool, target)
     walk.run()
     graph = recognize.recognize(walk.partial() if walk.faulty else walk.graph(name))
     walk.leave(graph)

@@ -43,7 +43,13 @@ def reference(model: bytes, inputs: Mapping[str, FloatArray]) -> dict[str, Float
     return {n: np.stack([np.asarray(f[i], np.float64) for f in found]) for i, n in enumerate(names)}
 
 
-_DTYPES = {"float": np.float32, "double": np.float64, "float16": np.float16}
+_DTYPES = {
+    "float": np.float32,
+    "double": np.float64,
+    "float16": np.float16,
+    "int32": np.int32,
+    "int64": np.int64,
+}
 
 
 def _runner(proto: onnx.ModelProto, model: bytes, names: list[str]) -> Run:

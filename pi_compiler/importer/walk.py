@@ -17,12 +17,13 @@ from pi_compiler.importer import load
 from pi_compiler.importer.advice import HIDDEN, RANDOM, advice
 from pi_compiler.ir.client_ops import CLIENT_OPS
 from pi_compiler.ir.graph import Attr, Graph, Node, Shape
-from pi_compiler.ops import READERS, recognize
+from pi_compiler.ops import MPC_READERS, READERS, recognize
 from pi_compiler.ops.op import Call, Constant, axis_of
 from pi_compiler.ops.pooling import read_average_pool
 from pi_compiler.ops.shaping import checked
 
 MaxPool: TypeAlias = Literal["refuse", "average"]
+Target: TypeAlias = Literal["ckks", "mpc"]
 
 _HARD = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, AttributeError, MemoryError)
 
@@ -58,8 +59,11 @@ _Value: TypeAlias = "Node | Constant | _Deferred | _Unknown"
 class Walk:
     """One pass over the nodes, in order; faults are collected, not raised."""
 
-    def __init__(self, model: onnx.ModelProto, maxpool: MaxPool) -> None:
+    def __init__(self, model: onnx.ModelProto, maxpool: MaxPool, target: Target = "ckks") -> None:
         self.model = model
+        self.target = target
+        self.readers = {**READERS, **recognize.READERS, **(MPC_READERS if target == "mpc" else {})}
+        self.inner = _inner(model) if target == "mpc" else frozenset[str]()
         self.maxpool = maxpool
         self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         self.shapes = load.shapes_of(model)
@@ -91,6 +95,10 @@ class Walk:
             elif isinstance(value, _Unknown) and not self.faulty:
                 self.malformed.append(f"output {output.name!r} is not a result that can be computed encrypted")
 
+    def for_client(self, proto: onnx.NodeProto) -> bool:
+        """Whether the client can apply it after decryption; under MPC what others read stays in the network."""
+        return proto.op_type in CLIENT_OPS and not proto.domain and not self.inner.intersection(proto.output)
+
     def constant(self, tensor: onnx.TensorProto) -> _Value:
         try:
             return np.asarray(numpy_helper.to_array(tensor))
@@ -113,7 +121,7 @@ class Walk:
             results = self.evaluate(proto, name)
         elif nested or any(isinstance(o, _Unknown) for o in operands):
             results = self.unreadable(proto, name, nested)
-        elif isinstance(operands[0], (Node, _Deferred)) and proto.op_type in CLIENT_OPS and not proto.domain:
+        elif self.for_client(proto) and isinstance(operands[0], (Node, _Deferred)):
             results = [self.defer(proto, name, operands[0])]
         elif isinstance(operands[0], _Deferred) and proto.op_type in ("Identity", "Cast"):
             results = [operands[0]]
@@ -141,11 +149,7 @@ class Walk:
 
     def unreadable(self, proto: onnx.NodeProto, name: str, nested: bool) -> list[_Value]:
         """Behind something unsupported; it may be unsupported itself."""
-        if (
-            nested
-            or proto.domain not in ("", "ai.onnx")
-            or proto.op_type not in (*READERS, *recognize.READERS, *CLIENT_OPS)
-        ):
+        if nested or proto.domain not in ("", "ai.onnx") or proto.op_type not in (*self.readers, *CLIENT_OPS):
             self.refused(proto, name, *advice(proto.op_type, proto.domain))
         return []
 
@@ -181,7 +185,7 @@ class Walk:
         own = proto.domain == load.OWN_DOMAIN
         standard = proto.domain in ("", "ai.onnx") and onnx.defs.has(proto.op_type, self.opset, "")
         key = f"{load.OWN_DOMAIN}.{proto.op_type.split('_')[0]}" if own else proto.op_type
-        reader = READERS.get(key) or recognize.READERS.get(key)
+        reader = self.readers.get(key)
         if reader is None or not (own or standard):
             self.refused(proto, name, *advice(proto.op_type, proto.domain))
             return []
@@ -280,6 +284,16 @@ class Walk:
         used = {id(i) for n in self.made for i in n.inputs}
         ends = tuple({id(n): n for n in self.made if id(n) not in used}.values())
         return Graph(tuple(self.inputs), ends, tuple(n.origin for n in ends))
+
+
+def _inner(model: onnx.ModelProto) -> frozenset[str]:
+    """Results of Softmax and its like that more than the client's own operators read."""
+    inside: set[str] = set()
+    for proto in reversed(model.graph.node):
+        passes = proto.op_type in (*CLIENT_OPS, "Identity", "Cast")
+        if not passes or inside.intersection(proto.output):
+            inside.update(proto.input)
+    return frozenset(inside)
 
 
 def attributes(proto: onnx.NodeProto) -> dict[str, object]:

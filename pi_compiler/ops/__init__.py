@@ -7,15 +7,18 @@ operator how it becomes nodes of these.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pi_compiler.ops import convolution, elementwise, linear, pooling, shaping
+from pi_compiler.ops import convolution, elementwise, joint, linear, pooling, shaping
 from pi_compiler.ops.op import Op, Reader
 
-__all__ = ["OPS", "READERS", "Op", "Reader"]
+__all__ = ["MPC_READERS", "OPS", "READERS", "Op", "Reader"]
 
 _BLOCKS = (convolution, linear, pooling, shaping, elementwise)
 
-OPS: Mapping[str, Op] = MappingProxyType({op.name: op for block in _BLOCKS for op in block.OPS})
+OPS: Mapping[str, Op] = MappingProxyType({op.name: op for block in (*_BLOCKS, joint) for op in block.OPS})
 """Canonical operators by ``Node.op``."""
 
 READERS: Mapping[str, Reader] = MappingProxyType({k: v for block in _BLOCKS for k, v in block.READERS.items()})
 """ONNX operators (default domain) by name."""
+
+MPC_READERS: Mapping[str, Reader] = MappingProxyType(joint.MPC_READERS)
+"""Those that are read otherwise, or only, for MPC."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.polynomial import chebyshev, polynomial
 
 from pi_compiler.approx.targets import target
-from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
+from pi_compiler.errors import InternalError, ShapeMismatch, UnsupportedOperator
 from pi_compiler.ir.graph import FloatArray, Node, Shape
 from pi_compiler.ops.linear import affine, alike
 from pi_compiler.ops.op import Arrays, Call, Function, Op, Reader, Writer, array, number, same
@@ -321,6 +321,20 @@ def _emit_poly(node: Node, inputs: Sequence[str], out: Writer) -> str:
     return out.polynomial(node, inputs[0])
 
 
+# Approximant: approx, a fit that compares; put in a function's place for protocols that can (MPC).
+
+
+def _approximant_function(node: Node) -> Function:
+    approx = node.attrs["approx"]
+    if not callable(approx):
+        raise InternalError(f"{node!r} holds no approximant")
+    return lambda x: np.asarray(approx(x))
+
+
+def _approximant(node: Node, arrays: Arrays) -> FloatArray:
+    return _approximant_function(node)(arrays[0])
+
+
 def _hidden(reason: str, hint: str) -> Callable[[Call], Node]:
     """A reader that refuses an operator by name."""
 
@@ -367,6 +381,7 @@ OPS = (
     Op(
         "Poly", "nonlinear", _poly, function=_poly_function, target="poly", polynomial=_poly_polynomial, emit=_emit_poly
     ),
+    Op("Approximant", "nonlinear", _approximant, function=_approximant_function, target="custom"),
     Op("Mul", "product", _mul, emit=_emit_mul),
 )
 _BY_NAME = {op.name: op for op in OPS}

@@ -18,7 +18,7 @@ from scipy import sparse
 from pi_compiler.errors import InternalError, ShapeMismatch, UnsupportedOperator
 from pi_compiler.ir.graph import Attr, FloatArray, IntArray, Node, Shape
 
-Kind: TypeAlias = Literal["linear", "nonlinear", "product"]
+Kind: TypeAlias = Literal["linear", "nonlinear", "product", "joint"]
 Arrays: TypeAlias = Sequence[FloatArray]
 Function: TypeAlias = Callable[[FloatArray], FloatArray]
 Matrix: TypeAlias = sparse.csr_array
@@ -52,7 +52,8 @@ class Op:
     Attributes:
         name: what ``Node.op`` says.
         kind: ``"linear"`` has a matrix, ``"nonlinear"`` a function of one variable applied to
-            each element, ``"product"`` multiplies two encrypted operands element by element.
+            each element, ``"product"`` multiplies two encrypted operands element by element,
+            ``"joint"`` is any other function, for MPC only.
         apply: the meaning in float64 on a batch: operands (B, *input.shape), result
             (B, *node.shape).
         matrix: linear only: per operand a (node.size, input.size) matrix, and the bias

@@ -37,7 +37,7 @@ HOMOGENEOUS = ("relu", "leaky_relu", "abs")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Choice:
+class Choice:
     """What replaces one layer: a fit, and the nodes that compute it from the layer's operand."""
 
     fit: Fit
@@ -52,8 +52,8 @@ def approximate(c: Compilation) -> Compilation:
         CalibrationError: a range is too wide for the requested error or outside a function's
             domain, or the replaced network yields values that are not finite.
     """
-    _check_names([n for n in c.graph.nodes() if n.op != "Input" and OPS[n.op].kind == "nonlinear"], c.options)
-    walk = _Walk(c, every_range=True)
+    check_names([n for n in c.graph.nodes() if n.op != "Input" and OPS[n.op].kind == "nonlinear"], c.options)
+    walk = Walk(c, every_range=True)
     replaced = walk.run()
     seen = Compilation.require(c.ranges, "approximate", "calibrate")
     ranges = Ranges({**seen.by_node, **walk.ranges})
@@ -66,12 +66,12 @@ def polynomial_answers(c: Compilation) -> dict[str, FloatArray]:
     Raises:
         CalibrationError: see ``approximate``.
     """
-    walk = _Walk(c, every_range=False)
+    walk = Walk(c, every_range=False)
     replaced = walk.run()
     return {name: walk.values[id(n)] for name, n in zip(replaced.output_names, replaced.outputs, strict=True)}
 
 
-class _Walk:
+class Walk:
     """The forward pass: values of the replaced network, its nodes, ranges and fits."""
 
     def __init__(self, c: Compilation, every_range: bool) -> None:
@@ -115,6 +115,8 @@ class _Walk:
         top = replace(node, inputs=operands)
         if OPS[node.op].kind == "nonlinear":
             top = self.replaced(node, operands[0])
+        elif OPS[node.op].kind == "joint":
+            top = self.joint(top)
         self.compute(top)
         self.new[id(node)] = top
         for operand in node.inputs:
@@ -137,14 +139,18 @@ class _Walk:
             self.faults.append(f"layer {node.origin!r} ({node.op}): {e}")
             return replace(node, inputs=(operand,))
 
-    def choice(self, node: Node, seen: Range) -> _Choice:
+    def joint(self, node: Node) -> Node:
+        """What replaces a function of several elements; here itself."""
+        return node
+
+    def choice(self, node: Node, seen: Range) -> Choice:
         given = self.chosen.get(node.origin)
         if given is not None:
             bounds = channel_bounds(node, seen, self.options.margin) if given.per_channel else None
             if bounds is not None:
                 told = in_layer_units(given.fit, bounds)
-                return _Choice(told, lambda x: _by_channel(given.fit, x, node, bounds))
-            return _Choice(given.fit, lambda x: expand(given.fit.approx, x, node))
+                return Choice(told, lambda x: _by_channel(given.fit, x, node, bounds))
+            return Choice(given.fit, lambda x: expand(given.fit.approx, x, node))
         wanted = self.options.activations.get(node.origin, self.options.activation)
         return choose(node, seen, wanted, self.options)
 
@@ -192,7 +198,12 @@ def _uses(graph: Graph) -> dict[int, int]:
     return uses
 
 
-def _check_names(nodes: Sequence[Node], options: Options) -> None:
+def check_names(nodes: Sequence[Node], options: Options) -> None:
+    """Refuse options for layers that are no nonlinearities.
+
+    Raises:
+        ParameterError: naming all of them.
+    """
     known = {n.origin for n in nodes}
     unknown = sorted(set(options.activations) - known)
     if unknown:
@@ -202,7 +213,7 @@ def _check_names(nodes: Sequence[Node], options: Options) -> None:
         )
 
 
-def choose(node: Node, seen: Range, wanted: Activation, options: Options) -> _Choice:
+def choose(node: Node, seen: Range, wanted: Activation, options: Options) -> Choice:
     """A fit for one activation as the user wants it, and the nodes that compute it."""
     domain = seen.widened(options.margin)
     density = Density.of_histogram(seen.edges, seen.mass)
@@ -217,18 +228,18 @@ def choose(node: Node, seen: Range, wanted: Activation, options: Options) -> _Ch
     if bounds is not None and goal.name in HOMOGENEOUS:
         return _homogeneous(node, goal, bounds, seen, wanted, options)
     fit = _fit(goal, domain, density, wanted, options.activation_error, seen.held_out)
-    return _Choice(fit, lambda x: expand(fit.approx, x, node))
+    return Choice(fit, lambda x: expand(fit.approx, x, node))
 
 
 def _homogeneous(
     node: Node, goal: Target, bounds: FloatArray, seen: Range, wanted: Activation, options: Options
-) -> _Choice:
+) -> Choice:
     """One fit on [-1, 1] that serves every channel, each with its own range folded into the weights."""
     widest = float(bounds.max())
     unseen = None if seen.held_out is None else seen.held_out / bounds
     fit = _fit(goal, (-1.0, 1.0), unit_density(seen, bounds), wanted, options.activation_error / widest, unseen)
     told = in_layer_units(fit, bounds)
-    return _Choice(told, lambda x: _by_channel(fit, x, node, bounds))
+    return Choice(told, lambda x: _by_channel(fit, x, node, bounds))
 
 
 def unit_density(seen: Range, bounds: FloatArray) -> Density:
@@ -266,7 +277,7 @@ def goal_of(node: Node) -> Target:
     return target(op.target, **op.parameters(node))
 
 
-def _exact(node: Node, domain: tuple[float, float], seen: Range) -> _Choice | None:
+def _exact(node: Node, domain: tuple[float, float], seen: Range) -> Choice | None:
     """An activation that is a polynomial already."""
     given = np.asarray(node.attrs["coef"], dtype=np.float64) if node.op == "Poly" else None
     if given is not None and given.ndim == 2:
@@ -282,10 +293,10 @@ def _exact(node: Node, domain: tuple[float, float], seen: Range) -> _Choice | No
     certificate = certify(custom(node.op, poly.__call__), poly, domain, held_out=seen.held_out)
     attrs = {"basis": "power", "coef": coef if given is None else given, "domain": np.asarray(domain)}
     fit = Fit(node.op, poly, "exact", certificate, notes=notes)
-    return _Choice(fit, lambda x: Node("Poly", (x,), node.shape, attrs, node.origin))
+    return Choice(fit, lambda x: Node("Poly", (x,), node.shape, attrs, node.origin))
 
 
-def _quadratic(node: Node, seen: Range, domain: tuple[float, float], density: Density) -> _Choice:
+def _quadratic(node: Node, seen: Range, domain: tuple[float, float], density: Density) -> Choice:
     """Least squares of degree two per channel, weighted by each channel's own density where it is known."""
     slopes = _channel_slopes(node)
     goals = [goal_of(node)] if slopes is None else [target("prelu", slope=float(s)) for s in slopes]
@@ -297,11 +308,11 @@ def _quadratic(node: Node, seen: Range, domain: tuple[float, float], density: De
     worst = max(whole, key=lambda f: f.certificate.weighted_error)
     if len(whole) == 1:
         fit = whole[0]
-        return _Choice(fit, lambda x: expand(fit.approx, x, node))
+        return Choice(fit, lambda x: expand(fit.approx, x, node))
     coef = np.stack([np.asarray(f.approx.coef) for f in whole if isinstance(f.approx, Poly)], axis=1)
     attrs = {"basis": "chebyshev", "coef": coef, "domain": np.tile(np.asarray(domain)[:, None], (1, len(whole)))}
     fit = replace(worst, notes=(*worst.notes, f"worst of {len(whole)} channels"))
-    return _Choice(fit, lambda x: Node("Poly", (x,), node.shape, attrs, node.origin))
+    return Choice(fit, lambda x: Node("Poly", (x,), node.shape, attrs, node.origin))
 
 
 def _fit(

@@ -10,9 +10,11 @@ import numpy as np
 
 from pi_compiler.approx.poly import Fit
 from pi_compiler.cost import CostTable
+from pi_compiler.cost_mpc import MpcPrices
 from pi_compiler.errors import InternalError
 from pi_compiler.ir.circuit import Circuit
 from pi_compiler.ir.graph import FloatArray, Graph, Node
+from pi_compiler.ir.mpc_program import MpcProgram
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import Program, Signature
 from pi_compiler.ir.stages import Stages
@@ -143,6 +145,44 @@ class Replacement:
     fit: Fit
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A nonlinearity that stays exact under MPC: layer, operator, scalar evaluations, comparisons of each."""
+
+    origin: str
+    op: str
+    elements: int
+    comparisons: int
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Fractional bits of values and of factors under MPC."""
+
+    frac: int
+    weight_frac: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MpcRanges:
+    """What an MPC program's values look like on calibration samples.
+
+    Attributes:
+        largest: per layer the largest absolute value.
+        too_large: layers whose values leave the ring, given some room.
+        wraps: per layer the expected truncations per inference that wrap around.
+    """
+
+    largest: Mapping[str, float]
+    too_large: Mapping[str, float]
+    wraps: Mapping[str, float]
+
+    @property
+    def expected_wraps(self) -> float:
+        """Of the whole program."""
+        return sum(self.wraps.values())
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Compilation:
     """Everything known so far; passes return a copy with more fields set.
@@ -168,6 +208,11 @@ class Compilation:
         spare_bits: bits that scheduling adds to the precision asked for, because a simulation missed them.
         simulated_bits: precision of the outputs that a simulation found, if one ran.
         notes: remarks for the user, by pass.
+        mpc_prices: MPC: what instructions cost under the plan's protocol.
+        kept: MPC: nonlinearities that stay exact, set by protect.
+        mpc_program: MPC: set by encode.
+        mpc_precision: MPC: fractional bits, set by encode.
+        mpc_ranges: MPC: sizes of values and expected wrap-arounds, set by encode.
     """
 
     options: Options
@@ -190,6 +235,11 @@ class Compilation:
     spare_bits: float = 0.0
     simulated_bits: float | None = None
     notes: tuple[str, ...] = ()
+    mpc_prices: MpcPrices | None = None
+    kept: tuple[Kept, ...] = ()
+    mpc_program: MpcProgram | None = None
+    mpc_precision: Precision | None = None
+    mpc_ranges: MpcRanges | None = None
 
     @staticmethod
     def require(value: T | None, needed_by: str, made_by: str) -> T:

@@ -23,6 +23,7 @@ from pi_compiler.options import Options
 from pi_compiler.passes.layouts import Grid, Placed, distinct, input_layouts, result_layouts, tap_layouts
 
 _BEAM = 10
+_NEAR, _TIE = 1.6, 1.01
 _MANY, _FEW = 4, 64  # results with more than _MANY times the fewest diagonals, plus _FEW, are dropped
 
 
@@ -158,7 +159,12 @@ class _Packer:
         return s, self.prices_of[key]
 
     def step_prices(self, level: int) -> tuple[float, float]:
-        return self.prices.baby(level), self.prices.giant(level)
+        """Prices of a baby and a giant step; near ones are made equal, so that like layers share their keys."""
+        baby, giant = self.prices.baby(level), self.prices.giant(level)
+        if self.prices.fused and max(baby, giant) < _NEAR * min(baby, giant):
+            baby = (baby + giant) / 2
+            giant = _TIE * baby
+        return baby, giant
 
     def rest(self, s: Structure, level: int) -> float:
         p = self.prices

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pi_compiler.ir.graph import Graph, Node
+from pi_compiler.ir.mpc_program import MpcProgram
 from pi_compiler.ir.program import Opcode, Program
 from pi_compiler.ir.stages import Affine, InputStage, Polynomial, Stage, sources_of
 from pi_compiler.passes.compilation import Compilation
@@ -29,6 +30,8 @@ def stage_text(name: str, c: Compilation) -> Iterator[str]:
             return _approximated(c)
         case "fold":
             return _folded(c)
+        case "encode":
+            return mpc_text(Compilation.require(c.mpc_program, "text", name))
         case "schedule":
             return _scheduled(c)
         case "lower":
@@ -45,6 +48,21 @@ def graph_text(graph: Graph) -> Iterator[str]:
         yield f"%{numbers[id(node)]} = {node.op}({operands}) {list(node.shape)}{_attributes(node)}  # {node.origin}"
     for name, node in zip(graph.output_names, graph.outputs, strict=True):
         yield f"output {name} = %{numbers[id(node)]}"
+
+
+def mpc_text(program: MpcProgram) -> Iterator[str]:
+    """One line per instruction: number, opcode, operands, constants, shape, fractional bits, layer."""
+    for number, i in enumerate(program.instrs):
+        given = [f"%{a}" for a in i.args]
+        for name, place in (("weight", i.weight), ("bias", i.bias)):
+            if place >= 0:
+                const = program.consts[place]
+                given.append(f"{name}={const.owner}{list(const.values.shape)}")
+        given += [f"index[{program.indices[i.index].size}]"] if i.index >= 0 else []
+        given += [f"{k}={list(v)}" for k, v in i.attrs.items()]
+        yield f"%{number} = {i.op}({', '.join(given)}) {list(i.shape)} frac {i.frac}  # {program.origins[i.origin]}"
+    for name, port in program.outputs.items():
+        yield f"output {name} = %{port.value}"
 
 
 def _attributes(node: Node) -> str:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pi_compiler.errors import CalibrationError, ParameterError, PiError
-from pi_compiler.models.data import DATASETS, SPLITS, is_local, load, parse_spec, read_data, read_idx
+from pi_compiler.models.data import DATASETS, SPLITS, is_local, load, parse_spec, read_data
+from pi_compiler.models.mnist import read_idx
 
 SHAPES = {
     "digits": (1, 8, 8),

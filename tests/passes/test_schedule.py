@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pi_compiler.ir.params import MAX_LOG_QP
+from pi_compiler.cost import CostTable
+from pi_compiler.ir import switching
+from pi_compiler.ir.params import MAX_LOG_QP, Params
+from pi_compiler.ir.program import CtType
+from pi_compiler.kernels.algebra import Cost, Value
 from pi_compiler.options import Options
 from pi_compiler.passes.compilation import Limits
 from pi_compiler.passes.schedule import (
@@ -39,13 +45,19 @@ def test_every_digit_offered_is_secure_and_precise_and_its_special_primes_suffic
         assert all(math.log2(special / math.prod(digit)) > spare for digit in p.digits(depth))
 
 
+@cache
+def deep() -> Params:
+    (p,) = candidates(39, Options(log_n=16), NATIVE)
+    return p
+
+
 def test_a_backend_with_one_special_prime_gets_one_prime_a_digit() -> None:
     for p in candidates(5, Options(), SEAL):
         assert (len(p.special), p.digit) == (1, 1)
 
 
 def test_wide_digits_are_taken_where_they_save_work() -> None:
-    (p,) = candidates(39, Options(log_n=16), NATIVE)
+    p = deep()
     one = by_digit(16, 39, Options(), NATIVE)[0]
     assert p.digit > 8
     assert switching_work(p) < switching_work(one) / 3
@@ -54,7 +66,39 @@ def test_wide_digits_are_taken_where_they_save_work() -> None:
 
 @pytest.mark.parametrize("level", [0, 3, 39])
 def test_a_key_is_as_large_as_its_level_needs(level: int) -> None:
-    (p,) = candidates(39, Options(log_n=16), NATIVE)
+    p = deep()
     digits = math.ceil((level + 1) / p.digit)
     assert len(p.digits(level)) == digits
     assert p.key_bytes(level) == 2 * digits * (level + 1 + len(p.special)) * 8 * 2**16
+
+
+UNIT_SECONDS = {name: [1e-6 * (k + 1)] for k, name in enumerate(switching.UNITS)}
+TABLE = CostTable("native", "", {16: {**UNIT_SECONDS, "rescale": [1.0], "add": [1.0], "mul_plain": [1.0]}}, 0.0, True)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_matrix_product_costs_its_steps_and_what_they_share_once(late: bool) -> None:
+    p = deep()
+    prices = TABLE.prices(p, late=late)
+    cost = Cost(p.primes, p.scale, p.slots, prices)
+    x, diagonal = Value(CtType(20, p.scale), object()), np.zeros(64)
+    with cost.matrix_product():
+        moved = [cost.rotated(x, by, 20) for by in (0, 1, 2, 1)]
+        total = cost.sum([cost.mul_plain(v, diagonal, p.scale) for v in moved])
+        total = cost.add(cost.rotate(total, 64), total)
+    expected = prices.hoist(20) + 2 * prices.baby(20) + 4 * prices.product(20, 64)
+    assert cost.seconds[""] == pytest.approx(expected + prices.giant(20) + prices.finish(20))
+    assert cost.rotation_keys == {1: 20, 2: 20, 64: 20}
+    cost.rotate(total, 1)
+    rotation = prices.named("rotate", 20)
+    assert cost.seconds[""] == pytest.approx(expected + prices.giant(20) + prices.finish(20) + rotation)
+
+
+@settings(deadline=None)
+@given(level=st.integers(0, 39), log_period=st.integers(0, 15))
+def test_late_constants_take_memory_once_and_transforms_at_each_limb(level: int, log_period: int) -> None:
+    p = deep()
+    now, late = (switching.constant_bytes(p, level, 1 << log_period, late=x) for x in (False, True))
+    assert now == late * (level + 1 + len(p.special))
+    transforms = [switching.product(p, level, 1 << log_period, late=x)[0] for x in (False, True)]
+    assert transforms == [0, (level + 1) * 2 ** (log_period - 15)]

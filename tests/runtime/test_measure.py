@@ -9,7 +9,9 @@ import pytest
 
 import pi_compiler.runtime
 from pi_compiler.errors import BackendUnavailable, ParameterError
+from pi_compiler.ir.switching import UNITS
 from pi_compiler.runtime.measure import TOP_LEVEL, measure
+from pi_compiler.runtime.native.material import core_error
 
 OPERATIONS = {
     "add", "sub", "neg", "mul", "square", "add_plain", "mul_plain", "rotate", "relinearize", "rescale",
@@ -33,6 +35,15 @@ def test_every_operation_gets_a_time_at_every_level(backend: str) -> None:
         ops = table["ops"]["12"]
         assert ops["rotate"][3] > 2 * ops["rotate"][0] > 4 * ops["add"][0] > 0
         assert table["key_bytes"]["12"] == [8 * (k + 1) * 2 * (k + 2) * 4096 for k in range(4)]
+
+
+@pytest.mark.skipif(core_error() is not None, reason="the native module is not built")
+def test_units_of_work_are_measured_where_matrix_products_are_one_call() -> None:
+    ops = measure("native", [12], seconds=0.5)["ops"]["12"]
+    assert set(ops) == OPERATIONS | set(UNITS)
+    found = {name: ops[name] for name in UNITS}
+    assert all(len(seconds) == 1 and seconds[0] >= 0 for seconds in found.values())
+    assert found["transform"][0] > 0
 
 
 @pytest.mark.parametrize("log_ns", [[], [9], [13, 20]])

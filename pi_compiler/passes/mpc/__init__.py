@@ -1,0 +1,1 @@
+"""Passes for secure multi-party computation: from a graph to a program on shares."""
