@@ -1,107 +1,215 @@
-"""Single operations of the native backend against SEAL through TenSEAL, one thread each.
+"""Single operations of the native backend: against SEAL, against OpenFHE, on two threads, against the processor.
 
-Same ring degree, same chain of primes, same levels; each with the key switching that suits it: SEAL
-one special prime, native as many as ``SPECIALS`` says (the security table holds for both). Batches of
-calls alternate, so that both see the same noise of the machine; the first call of a batch, which
-finds the other side's data in the caches, is not counted; medians. Operands change from call to
-call: in a program every rotation reads another key.
+Same ring degree, same number of primes in the chain, each with the key switching that suits it: SEAL
+one special prime and one prime a digit, native as many as ``DIGIT`` says (the security table holds for
+both), OpenFHE its own choice. Calls of all sides take turns in batches, so that they see the same noise
+of the machine; the first call of a batch, which finds another side's data in the caches, is not counted;
+medians. Operands change from call to call: in a program every rotation reads another key.
 
-Transforms are compared with a bound too: a butterfly of eight pairs takes nine 512-bit
-instructions (three products, a mask, and five for sums and lazy reduction), a processor with two
-512-bit ports starts two a cycle, so N/16 log2 N butterflies take 9 N log2 N / 32 cycles. The clock is
-what a compiled chain of dependent 64-bit products shows, three cycles each.
+Rows are named ``rotate_n15_l13`` and so on: the fastest instruction set, one thread, against SEAL through
+TenSEAL. With ``_avx2`` and ``_portable`` that instruction set is forced. ``_two_threads`` compares with
+one thread. ``_openfhe`` and ``_openfhe_two_threads`` compare rotations with OpenFHE on as many threads,
+in an environment that is made for Python 3.10, the only one that its package is built for; without such
+an interpreter they are left out.
 
-    python bench/native_ops.py [rounds]
+``ntt_n15`` and ``ntt_n16`` compare a transform with what the arithmetic ports allow. It has N/2 log2 N
+butterflies.
 
-writes bench/results/native_ops.json: per row ``value`` and ``peer_value`` in ``unit``, ``ratio`` = peer / ours.
+    AVX-512-IFMA  A butterfly of eight pairs takes nine instructions: three 52-bit products, a mask, and
+                  five for sums and lazy reduction. Two 512-bit ports: 4.5 cycles for 8.
+    AVX2          Six floating-point instructions for the product of four pairs and two for sums; every
+                  three stages half of the values are centered by three: nine in all. Three ports: 3
+                  cycles for 4.
+    portable      Three 64-bit products on one port: 3 cycles for 1.
+
+The clock is what a compiled chain of dependent 64-bit products shows, three cycles each.
+
+    python bench/native_ops.py [--rounds 7] [--parts transforms,seal,threads,openfhe] [--openfhe-python PATH]
+
+writes ``results/native_ops.json``. Takes about three minutes.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias
 
 import numpy as np
+import rows
 
 from pi_compiler.ir.params import Params, make_params
+from pi_compiler.passes.schedule import SPECIAL_BITS
 from pi_compiler.runtime.native import NativeBackend
-from pi_compiler.runtime.native._core import Polys
+from pi_compiler.runtime.native._core import instruction_sets
 from pi_compiler.runtime.tenseal import TensealBackend
 
-SPECIALS = {(13, 3): 1, (14, 6): 2, (15, 13): 4}
-LOG_SCALE = {13: 40, 14: 42, 15: 42, 16: 42}
+DIGIT = {(13, 3): 2, (14, 6): 4, (15, 13): 7}
+"""Primes in a digit; as many special primes. Scales are the largest that the security table then allows, about."""
+LOG_SCALE = {13: 33, 14: 38, 15: 40, 16: 40}
 KEYS = 8
 BATCH = 5
-RESULT = Path(__file__).parent / "results" / "native_ops.json"
+OPENFHE = "openfhe==1.6.1.0.22.4"
+WORKER = Path(__file__).parent / "openfhe_worker.py"
+# Cycles for one butterfly, see above.
+CYCLES = {"avx512ifma": 4.5 / 8, "avx2": 3 / 4, "portable": 3.0}
 
-Operand = TypeVar("Operand")
+Timed: TypeAlias = Callable[[int], float]
+"""Seconds of a call, by its number."""
 
 
-def parameters(log_n: int, level: int, specials: int) -> Params:
+def parameters(log_n: int, level: int, digit: int) -> Params:
     bits = LOG_SCALE[log_n]
-    return make_params(log_n, level, bits, log_q0=bits + 4, log_special=bits + 6, specials=specials)
+    special = bits + SPECIAL_BITS / digit
+    return make_params(log_n, level, bits, log_q0=bits + 4, log_special=special, specials=digit)
 
 
-def cases(backend: NativeBackend | TensealBackend, params: Params, level: int) -> dict[str, Callable[[int], object]]:
-    """Per operation a function of the call's number."""
+def timed(act: Callable[[int], object]) -> Timed:
+    def call(i: int) -> float:
+        start = time.perf_counter()
+        result = act(i)
+        spent = time.perf_counter() - start
+        del result
+        return spent
+
+    return call
+
+
+def cases(backend: NativeBackend | TensealBackend, params: Params, level: int) -> dict[str, Timed]:
+    """Per operation its seconds."""
     client = backend.keygen(params, range(1, KEYS + 1))
     ev = backend.evaluator(params, client.eval_keys)
     rng = np.random.default_rng(0)
-    rows = [rng.uniform(-1, 1, params.slots) for _ in range(4)]
-    x = [client.encrypt(row, level, params.scale) for row in rows]
+    values = [rng.uniform(-1, 1, params.slots) for _ in range(4)]
+    x = [client.encrypt(v, level, params.scale) for v in values]
     wide = [ev.mul(a, a) for a in x]
-    plain = [ev.encode(row, level, params.scale) for row in rows]
+    plain = [ev.encode(v, level, params.scale) for v in values]
     scale = params.scale**2 / params.primes[level]
-
+    # Native keeps the decompositions of two ciphertexts; of four in turn, none is found again.
     return {
-        # Native keeps the decompositions of two ciphertexts; of four in turn, none is found again.
-        "rotate": lambda i: ev.rotate(x[i % 4], 1 + i % KEYS),
-        "mul_relinearize": lambda i: ev.relinearize(ev.mul(x[i % 4], x[(i + 1) % 4])),
-        "rescale": lambda i: ev.rescale(wide[i % 4], scale),
-        "mul_plain": lambda i: ev.mul_plain(x[i % 4], plain[(i + 1) % 4]),
-        "encode": lambda i: ev.encode(rows[i % 4], level, params.scale),
+        "rotate": timed(lambda i: ev.rotate(x[i % 4], 1 + i % KEYS)),
+        "mul_relinearize": timed(lambda i: ev.relinearize(ev.mul(x[i % 4], x[(i + 1) % 4]))),
+        "rescale": timed(lambda i: ev.rescale(wide[i % 4], scale)),
+        "mul_plain": timed(lambda i: ev.mul_plain(x[i % 4], plain[(i + 1) % 4])),
+        "encode": timed(lambda i: ev.encode(values[i % 4], level, params.scale)),
     }
 
 
-def seconds(act: Callable[[Operand], object], i: Operand) -> float:
-    start = time.perf_counter()
-    result = act(i)
-    spent = time.perf_counter() - start
-    del result
-    return spent
+def medians(sides: Mapping[str, Timed], rounds: int) -> dict[str, float]:
+    """Milliseconds of each side, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, call in sides.items():
+            times[name] += [call(i) for i in range(BATCH)][1:]
+    return {name: 1e3 * statistics.median(side) for name, side in times.items()}
 
 
-def compare(log_n: int, level: int, rounds: int) -> list[dict[str, str | float]]:
-    specials = SPECIALS[log_n, level]
-    ours = cases(NativeBackend(threads=1), parameters(log_n, level, specials), level)
-    peer = cases(TensealBackend(), parameters(log_n, level, 1), level)
-    rows: list[dict[str, str | float]] = []
-    for name, act in ours.items():
-        times: tuple[list[float], list[float]] = ([], [])
-        for _ in range(rounds):
-            for side, call in zip(times, (act, peer[name]), strict=True):
-                side += [seconds(call, i) for i in range(BATCH)][1:]
-        value, peer_value = (1e3 * statistics.median(side) for side in times)
-        rows.append(
-            {
-                "name": f"{name}_n{log_n}_l{level}",
-                "value": round(value, 4),
-                "unit": "ms",
-                "peer": "SEAL (TenSEAL)",
-                "peer_value": round(peer_value, 4),
-                "ratio": round(peer_value / value, 2),
-                "specials": specials,
-            }
-        )
-    return rows
+def suffix(kernels: str) -> str:
+    return "" if kernels == instruction_sets()[0] else f"_{kernels}"
 
+
+def against_seal(rounds: int) -> list[rows.Row]:
+    found = []
+    for (log_n, level), digit in DIGIT.items():
+        sides = {"SEAL": cases(TensealBackend(), parameters(log_n, level, 1), level)}
+        for kernels in instruction_sets():
+            backend = NativeBackend(threads=1, kernels=kernels)
+            sides[kernels] = cases(backend, parameters(log_n, level, digit), level)
+        for op in sides["SEAL"]:
+            ms = medians({name: calls[op] for name, calls in sides.items()}, rounds)
+            for kernels in instruction_sets():
+                name = f"{op}_n{log_n}_l{level}{suffix(kernels)}"
+                found.append(rows.cost(name, ms[kernels], "ms", "SEAL (TenSEAL), one thread", ms["SEAL"]))
+    return found
+
+
+def two_threads(rounds: int) -> list[rows.Row]:
+    found = []
+    for log_n, level, digit in ((15, 13, 7), (16, 13, 7)):
+        params = parameters(log_n, level, digit)
+        sides = {n: cases(NativeBackend(threads=n), params, level) for n in (1, 2)}
+        for op in ("rotate", "mul_relinearize", "rescale", "encode"):
+            ms = medians({str(n): calls[op] for n, calls in sides.items()}, rounds)
+            name = f"{op}_n{log_n}_l{level}_two_threads"
+            found.append(rows.cost(name, ms["2"], "ms", "native, one thread", ms["1"]))
+    return found
+
+
+# ---- OpenFHE ----
+
+
+def interpreter(given: str | None) -> str | None:
+    """A Python 3.10, from the command line, the search path, or pyenv."""
+    candidates = [given, shutil.which("python3.10")]
+    if pyenv := shutil.which("pyenv"):
+        root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=False).stdout.strip()
+        candidates += [str(p) for p in sorted(Path(root).glob("versions/3.10*/bin/python3.10"))]
+    question = "import sys; raise SystemExit(sys.version_info[:2] != (3, 10))"
+    for path in candidates:
+        if path and subprocess.run([path, "-c", question], capture_output=True, check=False).returncode == 0:
+            return path
+    return None
+
+
+@contextmanager
+def worker(python: Path, log_n: int, level: int, threads: int) -> Iterator[Timed]:
+    """OpenFHE's rotations, each timed inside its own process."""
+    process = subprocess.Popen(
+        [python, WORKER, str(log_n), str(level), str(LOG_SCALE[log_n])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+    )
+    if process.stdin is None or process.stdout is None:
+        raise RuntimeError("the worker has no pipes")
+    ask, answers = process.stdin, process.stdout
+
+    def call(i: int) -> float:
+        print(i, file=ask, flush=True)
+        return float(answers.readline())
+
+    try:
+        if answers.readline().strip() != "ready":
+            raise RuntimeError("OpenFHE did not start")
+        yield call
+    finally:
+        ask.close()
+        process.wait()
+
+
+def against_openfhe(rounds: int, given: str | None) -> list[rows.Row]:
+    base = interpreter(given)
+    if base is None:
+        print("OpenFHE is left out: there is no Python 3.10 (--openfhe-python PATH)")
+        return []
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([base, "-m", "venv", folder], check=True)
+        python = Path(folder) / "bin" / "python"
+        subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", OPENFHE], check=True)
+        for (log_n, level), digit in DIGIT.items():
+            params = parameters(log_n, level, digit)
+            for threads, ending in ((1, ""), (2, "_two_threads")):
+                ours = cases(NativeBackend(threads=threads), params, level)["rotate"]
+                with worker(python, log_n, level, threads) as theirs:
+                    ms = medians({"native": ours, "OpenFHE": theirs}, rounds)
+                name = f"rotate_n{log_n}_l{level}_openfhe{ending}"
+                peer = f"OpenFHE {OPENFHE.partition('==')[2]}, {threads} thread{'s' * (threads > 1)}"
+                found.append(rows.cost(name, ms["native"], "ms", peer, ms["OpenFHE"]))
+    return found
+
+
+# ---- The processor ----
 
 CHAIN = """
 #include <stdio.h>
@@ -132,39 +240,46 @@ def clock() -> float:
         return float(subprocess.run([program], capture_output=True, check=True).stdout)
 
 
-def transforms(rounds: int) -> list[dict[str, str | float]]:
-    rows: list[dict[str, str | float]] = []
+def transforms(rounds: int) -> list[rows.Row]:
+    found = []
     hertz = clock()
     for log_n in (13, 14, 15, 16):
-        params = parameters(log_n, 3, 1)
-        ring = NativeBackend(threads=1)._ring(params, insecure=False).core
-        transform: Callable[[Polys], object] = ring.ntt
-        polys = ring.empty(1, 3, False)
-        times = [seconds(transform, polys) for _ in range(10 * rounds)]
-        value = 1e6 * statistics.median(times) / 4
-        bound = 1e6 * 9 * (1 << log_n) * log_n / 32 / hertz
-        rows.append(
-            {
-                "name": f"ntt_n{log_n}",
-                "value": round(value, 2),
-                "unit": "us",
-                "peer": f"two instructions a cycle at {hertz / 1e9:.1f} GHz",
-                "peer_value": round(bound, 2),
-                "ratio": round(bound / value, 2),
-            }
-        )
-    return rows
+        sides: dict[str, Timed] = {}
+        for kernels in instruction_sets():
+            core = NativeBackend(threads=1, kernels=kernels)._ring(parameters(log_n, 3, 2), insecure=False).core
+            # Four transforms a call, so that calling costs next to nothing.
+            polys = core.empty(1, 3, False)
+            sides[kernels] = timed(lambda _, core=core, polys=polys: core.ntt(polys))
+        for kernels, ms in medians(sides, 10 * rounds).items():
+            bound = 1e6 * CYCLES[kernels] * (1 << log_n) / 2 * log_n / hertz
+            peer = f"arithmetic ports at {hertz / 1e9:.1f} GHz"
+            found.append(rows.cost(f"ntt_n{log_n}{suffix(kernels)}", 1e3 * ms / 4, "us", peer, bound))
+            print(f"ntt_n{log_n} {kernels}: {100 * bound / (1e3 * ms / 4):.0f} % of the bound")
+    return found
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    rows = transforms(rounds)
-    for log_n, level in SPECIALS:
-        rows += compare(log_n, level, rounds)
-    for row in rows:
-        print(f"{row['name']:26} {row['value']:9} {row['unit']}  peer {row['peer_value']:9}  ratio {row['ratio']}")
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    """Run the parts and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--parts", default="transforms,seal,threads,openfhe")
+    parser.add_argument("--openfhe-python", metavar="PATH")
+    args = parser.parse_args()
+    parts: dict[str, Callable[[], list[rows.Row]]] = {
+        "transforms": lambda: transforms(args.rounds),
+        "seal": lambda: against_seal(args.rounds),
+        "threads": lambda: two_threads(args.rounds),
+        "openfhe": lambda: against_openfhe(args.rounds, args.openfhe_python),
+    }
+    found: list[rows.Row] = []
+    for part in args.parts.split(","):
+        if part not in parts:
+            sys.exit(f"there is no part {part!r}; known: {', '.join(parts)}")
+        start = time.perf_counter()
+        found += parts[part]()
+        print(f"{part}: {time.perf_counter() - start:.0f} s", flush=True)
+    rows.write("native_ops", found)
+    print(rows.machine())
 
 
 if __name__ == "__main__":

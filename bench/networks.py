@@ -54,7 +54,7 @@ def compiled(name: str, images: int, costs: Path, folder: Path) -> dict[str, flo
     model = api.compile(
         str(model_path(name)),
         calibration=load(dataset, "calibration").x,
-        options=Options(activation=Activation("quadratic")),
+        options=Options(activation=Activation("quadratic"), backend="tenseal"),
         costs=load_costs("tenseal", costs),
     )
     compile_seconds = time.perf_counter() - start

@@ -32,7 +32,7 @@ def main() -> None:
     model = api.compile(
         str(path),
         calibration=load("mnist", "calibration").x,
-        options=Options(activation=Activation("quadratic"), log_n=13),
+        options=Options(activation=Activation("quadratic"), log_n=13, backend="tenseal"),
     )
     session = model.session("tenseal")
     (output,) = model.signature.outputs

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pi_compiler.api import CompiledModel, Samples, batches
-from pi_compiler.errors import ShapeMismatch
+from pi_compiler.errors import BudgetError, ShapeMismatch
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.report.precision import Values, bits_kept
 from pi_compiler.runtime import memory
+from pi_compiler.runtime.flooding import MARGIN, MAX_BITS, Flood
 from pi_compiler.runtime.session import Result, Session
 from pi_compiler.runtime.trace import Trace, merge
 
@@ -121,6 +122,7 @@ def timed_run(
     backend: str = "auto",
     *,
     insecure: bool = False,
+    flood_bits: int | None = None,
     progress: Progress = silent,
 ) -> tuple[Json, Answers, Answers]:
     """Run samples and compare seconds, memory and precision with what was predicted.
@@ -128,18 +130,22 @@ def timed_run(
     Args:
         compiled: the model.
         inputs: samples (B, *shape) by input name, see ``stacked``.
-        backend: where to run; ``"auto"`` is the one that the plan was made for.
+        backend: where to run; ``"auto"`` is the best that is available.
         insecure: accept parameters below 128 bits.
+        flood_bits: security of the noise over answers that leave the owner of the key; None: no noise.
         progress: observer.
 
     Returns:
         The report (seconds are those of one sample, the mean of all), the answers, and the exact
         answers of backend ``clear``.
     """
+    flood = None
+    if flood_bits is not None:
+        flood = flood_for(compiled, inputs, flood_bits, insecure=insecure, progress=progress)
     memory.reset_peak()
     before = memory.resident_bytes()
     progress("keys", 0, 1)
-    session = compiled.session(backend, insecure=insecure)
+    session = compiled.session(backend, insecure=insecure, flood=flood)
     found = answer(session, inputs, progress)
     peak = memory.peak_bytes()
     name = session.backend.name
@@ -162,9 +168,36 @@ def timed_run(
         "predicted_peak_memory_bytes": compiled.report["peak_memory_bytes"] if priced else None,
         "key_bytes": session.key_bytes,
         "precision_bits": bits if math.isfinite(bits) else None,
+        "flood_bits": flood_bits,
         "layers": layer_times(compiled.report, found, count, priced=priced),
     }
     return report, found, exact
+
+
+def flood_for(
+    compiled: CompiledModel, inputs: Values, bits: int, *, insecure: bool = False, progress: Progress = silent
+) -> Flood:
+    """The noise under which the answers to these samples may leave, from the error that a simulation finds.
+
+    Raises:
+        BudgetError: it would drown the answers.
+    """
+    exact = answer(compiled.session("clear", insecure=insecure), inputs).logits
+    noisy = answer(compiled.session("sim", insecure=insecure), inputs, progress, "simulate").logits
+    error = max(float(np.abs(noisy[n] - exact[n]).max()) for n in exact)
+    top = max(float(np.abs(v).max()) for v in exact.values())
+    count = min(len(v) for v in inputs.values())
+    flood = Flood(bits, count, MARGIN * max(error, 2.0**-100))
+    deviation = flood.deviation(sum(v.size for v in exact.values()) // count)
+    left = math.log2(top / deviation) if top > 0 else -math.inf
+    if left < 1:
+        have, lacking = bits_kept(exact, noisy), math.ceil(1 - left) if math.isfinite(left) else MAX_BITS
+        raise BudgetError(
+            f"noise for {bits} bits of security would drown the answers",
+            f"its standard deviation is {deviation:.3g}, the largest answer is {top:.3g}",
+            hint=f"fewer bits, fewer samples in one run, or compile with --precision-bits {have + lacking:.0f}",
+        )
+    return flood
 
 
 def layer_times(plan: Json, found: Answers, count: int, *, priced: bool) -> list[Json]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,8 +29,9 @@ from pi_compiler.passes.compilation import Compilation, Limits
 from pi_compiler.pipelines import CKKS, Observer, run
 from pi_compiler.report.plan import plan_report
 from pi_compiler.report.precision import simulated_bits
-from pi_compiler.runtime.backend import get_backend
+from pi_compiler.runtime.backend import AUTO, available_backends, best_for, get_backend
 from pi_compiler.runtime.executor import Progress
+from pi_compiler.runtime.flooding import Flood
 from pi_compiler.runtime.session import Result, Session
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ _NO_RING = CostTable("mpc", "", {}, 0.0, False)
 """MPC has no ring degrees to price."""
 _PLANNING = tuple(p for p in CKKS if p[0] in ("schedule", "lower"))
 
+Planned = TypeVar("Planned")
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 Samples: TypeAlias = ArrayLike | Mapping[str, ArrayLike]
 
@@ -99,11 +102,21 @@ class CompiledModel:
         *,
         plaintext_memory: int = DEFAULT_PLAINTEXT_MEMORY,
         insecure: bool = False,
+        flood: Flood | None = None,
     ) -> Session:
-        """Fresh keys on a backend; the returned session answers as many inputs as wanted."""
-        name = str(self.report["backend"]) if backend == "auto" else backend
+        """Fresh keys on a backend; the returned session answers as many inputs as wanted.
+
+        With ``flood``, its outputs carry the noise that lets them leave the owner of the key.
+        """
+        name = best_for(self.params, str(self.report["backend"])) if backend == AUTO else backend
         return Session(
-            self.program, self.params, self.signature, name, plaintext_memory=plaintext_memory, insecure=insecure
+            self.program,
+            self.params,
+            self.signature,
+            name,
+            plaintext_memory=plaintext_memory,
+            insecure=insecure,
+            flood=flood,
         )
 
     def run(self, x: Samples, *, backend: str = "auto", progress: Progress | None = None) -> Result:
@@ -160,9 +173,35 @@ def compile(
     options = options or Options()
     if options.target != "ckks":
         raise ParameterError(f"options are for target {options.target!r}", hint="pi_compiler.compile_secure")
-    c, models = prepare(model, calibration, options, example_input, input_shapes, costs)
-    c = precise(run(c, CKKS, observers), observers)
-    return finish(c, models)
+
+    def attempt(options: Options, costs: CostTable | None) -> CompiledModel:
+        c, models = prepare(model, calibration, options, example_input, input_shapes, costs)
+        return finish(precise(run(c, CKKS, observers), observers), models)
+
+    return first_that_fits(options, costs, attempt)
+
+
+def first_that_fits(
+    options: Options, costs: CostTable | None, attempt: Callable[[Options, CostTable | None], Planned]
+) -> Planned:
+    """What an attempt gives for the wanted backend; for ``"auto"``, for the first one that has parameters.
+
+    The native backend's fast primes are smaller than SEAL's, so a plan of very high precision may fit
+    the latter only.
+
+    Raises:
+        BudgetError: nothing fits the first backend, nor any other.
+    """
+    if options.backend != AUTO:
+        return attempt(options, costs)
+    names = available_backends()
+    try:
+        return attempt(replace(options, backend=names[0]), costs)
+    except BudgetError as error:
+        for name in names[1:]:
+            with contextlib.suppress(BudgetError):
+                return attempt(replace(options, backend=name), None)
+        raise error
 
 
 def compile_secure(
@@ -241,7 +280,9 @@ def prepare(
     if options.target == "mpc":
         costs, prices = costs or _NO_RING, load_mpc_prices(options.protocol)
     else:
-        can = get_backend(options.backend).capabilities
+        backend = get_backend(options.backend)
+        options = replace(options, backend=backend.name)
+        can = backend.capabilities
         bits = can.fast_prime_bits or can.max_prime_bits
         limits = Limits(can.max_log_n, bits, can.specials, can.any_specials, can.fused)
     imported = import_model(
@@ -304,8 +345,12 @@ def plan(
     observers: Sequence[Observer] = (),
 ) -> Json:
     """Like ``compile``, but stops before the program is written: the report only."""
-    c, _ = prepare(model, calibration, options or Options(), example_input, input_shapes, costs)
-    return plan_report(run(c, CKKS, observers, stop_after="schedule"))
+
+    def attempt(options: Options, costs: CostTable | None) -> Json:
+        c, _ = prepare(model, calibration, options, example_input, input_shapes, costs)
+        return plan_report(run(c, CKKS, observers, stop_after="schedule"))
+
+    return first_that_fits(options or Options(), costs, attempt)
 
 
 def onnx_source(model: Source, example_input: object | None) -> str | bytes | onnx.ModelProto:

@@ -22,6 +22,7 @@ from pi_compiler.commands.shell import (
     Shapes,
     bad_use,
     check_outputs,
+    chosen_backend,
     guarded,
     known_backend,
     parse_shapes,
@@ -166,7 +167,9 @@ def compile(
     max_input_ciphertexts: Annotated[
         int, typer.Option("--max-input-ciphertexts", help="Most ciphertexts that the client sends per input.")
     ] = DEFAULTS.max_input_ciphertexts,
-    backend: Annotated[str, typer.Option("--backend", help="Whose limits and costs to plan for.")] = DEFAULTS.backend,
+    backend: Annotated[
+        str, typer.Option("--backend", help="Whose limits and costs to plan for; auto is what run takes by itself.")
+    ] = DEFAULTS.backend,
     insecure: Insecure = False,
     target: TargetName = DEFAULTS.target,
     protocol: Protocol = None,
@@ -249,7 +252,7 @@ def compile(
 
         cli_mpc.compile_secure(model, calibration, output, options, shapes, printer, dump_dir, json)
         return
-    table = load_costs(backend, costs) if costs is not None else None
+    table = load_costs(chosen_backend(backend), costs) if costs is not None else None
     samples, _ = read_samples(calibration)
     dumper = Dumper(dump_dir) if dump_dir is not None else None
     with progress() as report:
@@ -325,6 +328,16 @@ def run(
         Path | None,
         typer.Option("--profile", metavar="TRACE.json", help="Write what took how long (Perfetto opens it)."),
     ] = None,
+    flood_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--flood-bits",
+            min=1,
+            max=64,
+            metavar="K",
+            help="Put noise over the answers, so that handing them to others leaves K bits of security.",
+        ),
+    ] = None,
     insecure: Insecure = False,
     json: JsonFile = None,
 ) -> None:
@@ -341,7 +354,7 @@ def run(
         return
     if parties is not None or network is not None or first_party_deals:
         raise bad_use(ParameterError(f"{folder} was compiled for ckks, which has neither parties nor network"))
-    known_backend(backend, auto=True)
+    known_backend(backend)
     check_outputs(json, output, profile)
     compiled = load(folder)
     if output is not None:
@@ -349,7 +362,9 @@ def run(
     samples, _ = read_samples(input, single=True)
     inputs = {name: x[:limit] for name, x in stacked(compiled, samples).items()}
     with progress() as report:
-        measured, found, _ = timed_run(compiled, inputs, backend, insecure=insecure, progress=report)
+        measured, found, _ = timed_run(
+            compiled, inputs, backend, insecure=insecure, flood_bits=flood_bits, progress=report
+        )
     if output is not None:
         arrays.write(output, found.outputs)
     if profile is not None:
@@ -416,7 +431,7 @@ def evaluate(
 
         cli_mpc.evaluate(folder, data, backend, limit, json)
         return
-    known_backend(backend, auto=True)
+    known_backend(backend)
     check_outputs(json)
     compiled = load(folder)
     samples, labels = arrays.labeled(data)
@@ -442,7 +457,7 @@ app.command()(guarded(report))
 @app.command("calibrate-cost")
 @guarded
 def calibrate_cost(
-    backend: Annotated[str, typer.Option("--backend", help="What to measure.")] = "tenseal",
+    backend: Annotated[str, typer.Option("--backend", help="What to measure.")] = DEFAULTS.backend,
     log_n: Annotated[
         list[int] | None, typer.Option("--log-n", help="log2 of a ring degree; may be repeated. Default 12 to 15.")
     ] = None,
@@ -464,7 +479,8 @@ def calibrate_cost(
             raise bad_use(ParameterError("--log-n is for ring degrees, which backend 'crypten' does not have"))
         cli_mpc.calibrate(output, json)
         return
-    path = output if output is not None else table_path(known_backend(backend))
+    backend = chosen_backend(backend)
+    path = output if output is not None else table_path(backend)
     if output is None:
         files.make_folder(path.parent)
     check_outputs(json, path)
@@ -482,14 +498,14 @@ def calibrate_cost(
 def demo(
     images: Annotated[int, typer.Option("--images", min=1, max=350, help="Test images to run encrypted.")] = 10,
     output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="Keep the compiled model.")] = None,
-    backend: Annotated[str, typer.Option("--backend", help="clear, sim or tenseal.")] = "tenseal",
+    backend: Backend = DEFAULTS.backend,
     json: JsonFile = None,
 ) -> None:
     """Recognize handwritten digits that only their owner can see, from ONNX file to decrypted answer."""
     from pi_compiler.artifact import check_place
     from pi_compiler.demo import digits
 
-    known_backend(backend)
+    chosen_backend(backend)
     check_outputs(json)
     if output is not None:
         check_place(output)

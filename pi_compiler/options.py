@@ -81,7 +81,8 @@ class Options:
         log_n: ring degree to use; None lets the planner choose.
         log_scale: scale to use; None lets the planner choose.
         max_input_ciphertexts: most ciphertexts that the client may send for one input.
-        backend: the backend that the plan is made for (its limits and its costs).
+        backend: the backend that the plan is made for (its limits and its costs); ``"auto"`` is the native
+            one where it is available, else tenseal.
         insecure: allow parameters below 128-bit security.
         target: homomorphic encryption or secure multi-party computation.
         protocol: MPC: a key of ``ir.protocols.PROTOCOLS``.
@@ -104,7 +105,7 @@ class Options:
     log_n: int | None = None
     log_scale: float | None = None
     max_input_ciphertexts: int = 16
-    backend: str = "tenseal"
+    backend: str = "auto"
     insecure: bool = False
     target: Target = "ckks"
     protocol: str = "crypten-ttp"

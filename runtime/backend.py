@@ -15,7 +15,7 @@ import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -74,8 +74,22 @@ class EvalKeys(Protocol):
         """Size in memory."""
 
 
+class PublicKey(Protocol):
+    """What third parties encrypt with; only the owner of the secret key can decrypt."""
+
+    def encrypt(self, slots: FloatArray, level: int, scale: float) -> Ciphertext:
+        """Encrypt one slot vector (one period; repeated to fill)."""
+
+    def save(self, path: Path) -> int:
+        """Write the key; returns the bytes written."""
+
+
 class Client(Protocol):
     """The data owner's side: holds the secret key."""
+
+    @property
+    def public_key(self) -> PublicKey:
+        """What third parties encrypt with, made when first asked for; no secret in it."""
 
     def encrypt(self, slots: FloatArray, level: int, scale: float) -> Ciphertext:
         """Encrypt one slot vector (one period; repeated to fill) under the secret key."""
@@ -146,6 +160,14 @@ class Evaluator(Protocol):
     def drop_level(self, a: Ciphertext, level: int) -> Ciphertext: ...
 
 
+@runtime_checkable
+class Conjugating(Protocol):
+    """An evaluator that can also conjugate every slot."""
+
+    def conjugate(self, a: Ciphertext) -> Ciphertext:
+        """Dimension 2 only; takes a key of its own."""
+
+
 class Backend(Protocol):
     """One way to run a program."""
 
@@ -173,6 +195,9 @@ class Backend(Protocol):
     def load_keys(self, params: Params, folder: Path, *, insecure: bool = False) -> EvalKeys:
         """Evaluation keys written by ``Client.save_eval_keys``."""
 
+    def load_public_key(self, params: Params, path: Path, *, insecure: bool = False) -> PublicKey:
+        """The key that ``PublicKey.save`` wrote."""
+
     def load_client(
         self,
         params: Params,
@@ -193,8 +218,14 @@ BACKENDS: dict[str, str] = {
 }
 """Name -> "module:Class", imported on demand."""
 
+AUTO = "auto"
+"""Stands for the first of ``PREFERRED`` that is available."""
+
+PREFERRED = ("native", "tenseal")
+"""Backends that encrypt, best first."""
+
 SHARED_OPCODES = frozenset(Opcode) - {Opcode.CONJUGATE, Opcode.BOOTSTRAP}
-"""The instructions that ``Evaluator`` has methods for."""
+"""The instructions that ``Evaluator`` has methods for; ``Conjugating`` has one more."""
 
 
 def fill(values: FloatArray, slots: int) -> FloatArray:
@@ -214,15 +245,66 @@ def get_backend(name: str) -> Backend:
 
     Raises:
         ParameterError: there is no such backend.
-        BackendUnavailable: its library is missing.
+        BackendUnavailable: its library is missing; for ``AUTO``, nothing that encrypts is there.
     """
-    if name not in BACKENDS:
-        raise ParameterError(f"there is no backend {name!r}", f"known: {', '.join(BACKENDS)}")
-    module, _, cls = BACKENDS[name].partition(":")
-    backend: Backend = getattr(importlib.import_module(module), cls)()
+    if name == AUTO:
+        name = available_backends()[0]
+    backend = _backend(name)
     if (why := backend.available()) is not None:
         raise BackendUnavailable(f"backend {name!r} is not available: {why}")
     return backend
+
+
+def _backend(name: str) -> Backend:
+    if name not in BACKENDS:
+        raise ParameterError(f"there is no backend {name!r}", f"known: {', '.join(BACKENDS)}")
+    module, _, cls = BACKENDS[name].partition(":")
+    made: Backend = getattr(importlib.import_module(module), cls)()
+    return made
+
+
+def available_backends() -> list[str]:
+    """The backends that encrypt and are available, best first: what ``AUTO`` stands for.
+
+    Raises:
+        BackendUnavailable: there is none; says what to install.
+    """
+    lacking = {name: _backend(name).available() for name in PREFERRED}
+    found = [name for name, why in lacking.items() if why is None]
+    if not found:
+        raise BackendUnavailable(
+            "no backend that encrypts is available", *(f"{name}: {why}" for name, why in lacking.items())
+        )
+    return found
+
+
+def best_for(params: Params, planned: str) -> str:
+    """What ``AUTO`` means for a plan: the best backend that is there and can run it at full speed.
+
+    Args:
+        params: the plan's parameters.
+        planned: the backend that the plan was made for; taken where it encrypts nothing, or nothing else will do.
+    """
+    if planned not in PREFERRED:
+        return planned
+    for name in PREFERRED:
+        backend = _backend(name)
+        if backend.available() is None and not _faults(params, backend.capabilities, fast=True):
+            return name
+    return planned
+
+
+def _faults(params: Params, can: Capabilities, *, fast: bool = False) -> list[str]:
+    """What of the parameters a backend cannot do, or with ``fast`` not at full speed."""
+    faults = []
+    most = can.fast_prime_bits if fast and can.fast_prime_bits else can.max_prime_bits
+    if params.log_n > can.max_log_n:
+        faults.append(f"ring degree 2^{params.log_n}, at most 2^{can.max_log_n}")
+    if (bits := max((*params.primes, *params.special)).bit_length()) > most:
+        faults.append(f"a prime of {bits} bits, at most {most}")
+    if len(params.special) != can.specials and can.encrypted and not can.any_specials:
+        faults.append(f"{len(params.special)} special primes, exactly {can.specials} needed")
+    return faults
 
 
 def require(backend: Backend, program: Program, params: Params, keys: EvalKeys | None = None) -> None:
@@ -238,13 +320,7 @@ def require(backend: Backend, program: Program, params: Params, keys: EvalKeys |
     if lacking:
         names = ", ".join(sorted(op.name.lower() for op in lacking))
         raise UnsupportedInstruction(f"backend {backend.name!r} has no instruction {names}")
-    faults = []
-    if params.log_n > can.max_log_n:
-        faults.append(f"ring degree 2^{params.log_n}, at most 2^{can.max_log_n}")
-    if (bits := max((*params.primes, *params.special)).bit_length()) > can.max_prime_bits:
-        faults.append(f"a prime of {bits} bits, at most {can.max_prime_bits}")
-    if len(params.special) != can.specials and can.encrypted and not can.any_specials:
-        faults.append(f"{len(params.special)} special primes, exactly {can.specials} needed")
+    faults = _faults(params, can)
     if faults:
         raise ParameterError(f"backend {backend.name!r} cannot use these parameters", *faults)
     if keys is None:

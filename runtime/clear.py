@@ -57,6 +57,19 @@ class NoKeys:
         return 0
 
 
+class ClearPublicKey:
+    """Wraps vectors like the client."""
+
+    def __init__(self, client: ClearClient) -> None:
+        self._client = client
+
+    def encrypt(self, slots: FloatArray, level: int, scale: float) -> Vector:
+        return self._client.encrypt(slots, level, scale)
+
+    def save(self, path: Path) -> int:
+        return files.write_sealed(path, lambda name: _write_text(name, "whoever has this can encrypt nothing"))
+
+
 class ClearClient:
     """Wraps and unwraps vectors."""
 
@@ -67,6 +80,10 @@ class ClearClient:
     @property
     def eval_keys(self) -> NoKeys:
         return self._keys
+
+    @property
+    def public_key(self) -> ClearPublicKey:
+        return ClearPublicKey(self)
 
     def encrypt(self, slots: FloatArray, level: int, scale: float) -> Vector:
         self._rules.values(slots)
@@ -193,6 +210,10 @@ class ClearBackend:
     def load_keys(self, params: Params, folder: Path, *, insecure: bool = False) -> NoKeys:
         found = files.read_manifest(folder, "clear", params)
         return NoKeys(found.rotations, found.relinearize)
+
+    def load_public_key(self, params: Params, path: Path, *, insecure: bool = False) -> ClearPublicKey:
+        files.check_sealed(path, "public key")
+        return self.keygen(params, ()).public_key
 
     def load_client(
         self,

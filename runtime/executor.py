@@ -17,7 +17,7 @@ import numpy as np
 
 from pi_compiler.errors import BackendError, ExecutionError, InternalError, UnsupportedInstruction
 from pi_compiler.ir.program import Opcode, Program
-from pi_compiler.runtime.backend import SHARED_OPCODES, Ciphertext, Evaluator, Plaintext
+from pi_compiler.runtime.backend import SHARED_OPCODES, Ciphertext, Conjugating, Evaluator, Plaintext
 from pi_compiler.runtime.fuse import NO_FUSION, Fusion, Giant, LinearEvaluator, fuse
 from pi_compiler.runtime.rules import mismatch
 from pi_compiler.runtime.trace import ENCODE, Event, OpTime, Trace
@@ -29,7 +29,7 @@ _Key: TypeAlias = tuple[int, int, float, bool]
 
 MAX_EVENTS = 20_000
 
-_ADD, _SUB, _NEG, _MUL, _ADD_PLAIN, _MUL_PLAIN, _ROTATE, _RELINEARIZE, _RESCALE, _DROP_LEVEL = range(10)
+_ADD, _SUB, _NEG, _MUL, _ADD_PLAIN, _MUL_PLAIN, _ROTATE, _RELINEARIZE, _RESCALE, _DROP_LEVEL, _CONJUGATE = range(11)
 _CODES = len(Opcode) + 1
 _ENCODE = _CODES - 1
 _FIXED_ENCODE_LIMBS = 3.0
@@ -78,7 +78,7 @@ def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int, fu
         ExecutionError: the program is malformed, or a constant cannot be encoded.
         UnsupportedInstruction: the program has an instruction that evaluators lack.
     """
-    _check(program)
+    _check(program, evaluator)
     fusion = fuse(program) if fused and isinstance(evaluator, LinearEvaluator) else NO_FUSION
     if isinstance(evaluator, LinearEvaluator) and _linear_bytes(program, evaluator, fusion) > plaintext_memory:
         fusion = fusion.postponed()
@@ -225,6 +225,8 @@ def _run(
             y = drop_level(x, imm)
         elif op == _SUB:
             y = sub(x, live[b])
+        elif op == _CONJUGATE and isinstance(ev, Conjugating):
+            y = ev.conjugate(x)
         else:
             y = neg(x)
         out = first + i
@@ -298,12 +300,14 @@ def _linear_bytes(program: Program, evaluator: LinearEvaluator, fusion: Fusion) 
     )
 
 
-def _check(program: Program) -> None:
-    """Instructions that evaluators have, operands defined before use, constants that exist."""
+def _check(program: Program, evaluator: Evaluator) -> None:
+    """Instructions that the evaluator has, operands defined before use, constants that exist."""
     foreign = {Opcode(op) for op in np.unique(program.op).tolist()} - SHARED_OPCODES
+    if isinstance(evaluator, Conjugating):
+        foreign -= {Opcode.CONJUGATE}
     if foreign:
         names = ", ".join(sorted(op.name.lower() for op in foreign))
-        raise UnsupportedInstruction(f"no evaluator has the instruction {names} yet")
+        raise UnsupportedInstruction(f"this evaluator has no instruction {names}")
     out = program.arity + np.arange(len(program))
     plain = np.isin(program.op, (Opcode.ADD_PLAIN, Opcode.MUL_PLAIN))
     two = np.isin(program.op, (Opcode.ADD, Opcode.SUB, Opcode.MUL))

@@ -6,19 +6,21 @@ objects: the evaluator is built from parameters and evaluation keys only.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from pi_compiler.errors import ShapeMismatch
+from pi_compiler.errors import ExecutionError, ShapeMismatch
 from pi_compiler.ir.client_ops import apply_client_ops
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Opcode, Port, Program, Signature
 from pi_compiler.runtime.backend import Backend, Ciphertext, Client, get_backend, require
 from pi_compiler.runtime.executor import Prepared, Progress, execute, prepare
+from pi_compiler.runtime.flooding import Flood
 from pi_compiler.runtime.trace import Trace
 
 
@@ -87,6 +89,7 @@ class Session:
         backend: name of the backend.
         plaintext_memory: bytes that encoded constants may take.
         insecure: allow parameters below 128-bit security.
+        flood: noise over decrypted outputs, for outputs that leave the owner of the key.
 
     Raises:
         BackendError: the backend is missing or cannot run the program.
@@ -102,7 +105,9 @@ class Session:
         *,
         plaintext_memory: int = DEFAULT_PLAINTEXT_MEMORY,
         insecure: bool = False,
+        flood: Flood | None = None,
     ) -> None:
+        self.flood, self._released = flood, 0
         self.backend: Backend = get_backend(backend)
         self.program, self.params, self.signature = program, params, signature
         require(self.backend, program, params)
@@ -130,13 +135,29 @@ class Session:
         return sealed
 
     def decrypt(self, outputs: Mapping[str, list[Ciphertext]]) -> dict[str, FloatArray]:
-        """The client's second half, without the client-side operators."""
-        return {
+        """The client's second half, without the client-side operators.
+
+        Raises:
+            ExecutionError: as many outputs were flooded as the noise is made for.
+        """
+        found = {
             name: unpack_output(
                 self.signature.outputs[name], np.stack([self.client.decrypt(c) for c in ciphertexts], axis=-2)
             )
             for name, ciphertexts in outputs.items()
         }
+        return found if self.flood is None else self._flooded(found, self.flood)
+
+    def _flooded(self, found: dict[str, FloatArray], flood: Flood) -> dict[str, FloatArray]:
+        shapes = {name: self.signature.outputs[name].layout.shape for name in found}
+        name, shape = next(iter(shapes.items()))
+        self._released += found[name].size // math.prod(shape)
+        if self._released > flood.releases:
+            raise ExecutionError(
+                f"{flood.releases} outputs may leave under this key, this would be number {self._released}",
+                hint="a new session, or noise for more releases",
+            )
+        return flood.apply(found, sum(math.prod(s) for s in shapes.values()))
 
     def run(self, inputs: Mapping[str, FloatArray], *, progress: Progress | None = None) -> Result:
         """Encrypt, evaluate, decrypt.

@@ -9,6 +9,7 @@ real part has variance v N/2. The secret s is uniform ternary, so |s|^2 = 2N/3 =
 encode    A real vector of period p is a polynomial in X^(N/2p) with c_(2p-k) = -c_k, so p roundings
           of variance 1/12 are free: (1 + 4/2 (p - 1)) / 12 = (2p - 1) / 12, itself periodic.
 encrypt   Centered binomial of variance 21/2 (SEAL's sampler; standard deviation 3.24): 21/2 N/2.
+public    Encryption by the public key rounds as rescaling does; the errors that it divides by P are far below.
 rescale   Rounds each polynomial to nearest, and the i-th is multiplied by s^i to decrypt:
           (1 + h) / 12 N/2; in dimension 3 another 2h^2 / 12 N/2, since E|s(z)|^4 = 2h^2.
 switch    A rotation or relinearization at level l multiplies the digits d_j in [0, q_j) by errors
@@ -92,41 +93,62 @@ class Noise:
         return np.asarray(np.sqrt(variance), np.float64)
 
 
+class SimPublicKey:
+    """Adds the noise of encryption by a public key."""
+
+    def __init__(self, client: SimClient) -> None:
+        self._client = client
+
+    def encrypt(self, slots: FloatArray, level: int, scale: float) -> Vector:
+        return self._client.noisy(slots, level, scale, self._client.noise.rescale())
+
+    def save(self, path: Path) -> int:
+        return self._client.clear.public_key.save(path)
+
+
 class SimClient:
     """Adds the noise of encryption."""
 
     def __init__(self, params: Params, clear: ClearClient, generator: np.random.Generator, on_wrap: OnWrap) -> None:
-        self._params, self._clear, self._generator, self._on_wrap = params, clear, generator, on_wrap
-        self._noise = Noise(params)
+        self._params, self.clear, self._generator, self._on_wrap = params, clear, generator, on_wrap
+        self.noise = Noise(params)
 
     @property
     def eval_keys(self) -> NoKeys:
-        return self._clear.eval_keys
+        return self.clear.eval_keys
+
+    @property
+    def public_key(self) -> SimPublicKey:
+        return SimPublicKey(self)
 
     def encrypt(self, slots: FloatArray, level: int, scale: float) -> Vector:
-        fresh = self._clear.encrypt(slots, level, scale)
-        std = math.hypot(self._noise.encrypt(), self._noise.encode(slots.shape[-1])) / scale
+        return self.noisy(slots, level, scale, self.noise.encrypt())
+
+    def noisy(self, slots: FloatArray, level: int, scale: float, encryption: float) -> Vector:
+        """A vector with the noise of encoding and, of this standard deviation, of encryption."""
+        fresh = self.clear.encrypt(slots, level, scale)
+        std = math.hypot(encryption, self.noise.encode(slots.shape[-1])) / scale
         noise = _draw(self._generator, fresh.values.shape, std)
         return Vector(fresh.values + noise, fresh.type)
 
     def encrypt_to(self, path: Path, slots: FloatArray, level: int, scale: float) -> int:
-        return self._clear.save_ciphertext(self.encrypt(slots, level, scale), path)
+        return self.clear.save_ciphertext(self.encrypt(slots, level, scale), path)
 
     def decrypt(self, ciphertext: Ciphertext) -> FloatArray:
         v = as_vector(ciphertext)
-        return self._clear.decrypt(_unwrapped(self._params, v, v.type.level, self._on_wrap))
+        return self.clear.decrypt(_unwrapped(self._params, v, v.type.level, self._on_wrap))
 
     def save(self, path: Path) -> None:
-        self._clear.save(path)
+        self.clear.save(path)
 
     def save_eval_keys(self, folder: Path) -> int:
-        return self._clear.save_eval_keys(folder)
+        return self.clear.save_eval_keys(folder)
 
     def save_ciphertext(self, ciphertext: Ciphertext, path: Path) -> int:
-        return self._clear.save_ciphertext(ciphertext, path)
+        return self.clear.save_ciphertext(ciphertext, path)
 
     def load_ciphertext(self, path: Path) -> Vector:
-        return self._clear.load_ciphertext(path)
+        return self.clear.load_ciphertext(path)
 
 
 class SimEvaluator:
@@ -240,6 +262,10 @@ class SimBackend:
 
     def load_keys(self, params: Params, folder: Path, *, insecure: bool = False) -> NoKeys:
         return self._clear.load_keys(params, folder, insecure=insecure)
+
+    def load_public_key(self, params: Params, path: Path, *, insecure: bool = False) -> SimPublicKey:
+        self._clear.load_public_key(params, path)
+        return self.keygen(params, ()).public_key
 
     def load_client(
         self,

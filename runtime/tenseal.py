@@ -129,6 +129,25 @@ class TensealKeys:
         return (len(self._rotations) + self.relinearize) * key_bytes(self.ring.params)
 
 
+class TensealPublicKey:
+    """SEAL's public key; nothing in it is secret."""
+
+    def __init__(self, ring: _Ring, key: seal.PublicKey) -> None:
+        self._ring, self._key = ring, key
+        self._encryptor = seal.Encryptor(ring.context, key)
+        self._rules = Rules(ring.params, frozenset(), False)
+
+    def encrypt(self, slots: FloatArray, level: int, scale: float) -> Ciphertext:
+        self._rules.values(slots)
+        self._rules.room(level, scale)
+        ciphertext = seal.Ciphertext()
+        self._encryptor.encrypt(self._ring.encode(slots, level, scale), ciphertext)
+        return ciphertext
+
+    def save(self, path: Path) -> int:
+        return files.write_sealed(path, self._key.save)
+
+
 class TensealClient:
     """The data owner's side."""
 
@@ -139,12 +158,21 @@ class TensealClient:
         self._decryptor = seal.Decryptor(ring.context, secret)
         self._rules = Rules(ring.params, rotations, relinearize)
         self._keys: TensealKeys | None = None
+        self._public: TensealPublicKey | None = None
 
     @property
     def eval_keys(self) -> TensealKeys:
         if self._keys is None:
             self._keys = self._make_keys()
         return self._keys
+
+    @property
+    def public_key(self) -> TensealPublicKey:
+        if self._public is None:
+            key = seal.PublicKey()
+            seal.KeyGenerator(self._ring.context, self._secret).create_public_key(key)
+            self._public = TensealPublicKey(self._ring, key)
+        return self._public
 
     def _make_keys(self) -> TensealKeys:
         generator = seal.KeyGenerator(self._ring.context, self._secret)
@@ -399,6 +427,12 @@ class TensealBackend:
         if missing:
             raise ArtifactError(f"{str(folder)!r} lacks {missing} of the rotation keys that it lists")
         return TensealKeys(ring, found.rotations, galois, relin)
+
+    def load_public_key(self, params: Params, path: Path, *, insecure: bool = False) -> TensealPublicKey:
+        ring = _Ring(params, insecure=insecure)
+        key = seal.PublicKey()
+        _load(ring, key, path, "public key")
+        return TensealPublicKey(ring, key)
 
     def load_client(
         self,

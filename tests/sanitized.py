@@ -1,5 +1,7 @@
 """The native backend's tests with its C++ built for the address and undefined-behavior sanitizers.
 
+Reads files, keys and calls of every malformed kind, and runs the operations on all instruction sets.
+
 Builds into a temporary folder, so that the installed module stays as it is. Needs g++.
 
     python tests/sanitized.py [pytest arguments]
@@ -21,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 NAME = "pi_compiler.runtime.native._core"
 FLAGS = "-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 MODULE = "PI_SANITIZED_MODULE"
+TESTS = ("test_native_fuzz.py", "test_native.py", "test_secret.py")
 
 
 def library(name: str) -> str:
@@ -58,7 +61,7 @@ def inside(module: str) -> int:
     if material.core is not found:
         raise ImportError("the tests would run on the installed module")
     arguments = ["-q", "-x", "-p", "no:cacheprovider", *sys.argv[1:]]
-    return int(pytest.main([*arguments, str(ROOT / "tests/runtime/test_native.py")]))
+    return int(pytest.main([*arguments, *(str(ROOT / "tests/runtime" / name) for name in TESTS)]))
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ and a list written by hand must be compared.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,44 @@ def test_the_version_is_said_once() -> None:
 def test_torch_is_pinned() -> None:
     """Another version would replace the one that a machine has, at two gigabytes a time."""
     assert project()["project"]["optional-dependencies"]["torch"] == ["torch==2.13.0"]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_wheel_installs_and_says_what_is_missing(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    skip = shutil.ignore_patterns(
+        ".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*cache", ".hypothesis", "*.so"
+    )
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=skip)
+    none = {**os.environ, "CC": "false", "CXX": "false"}
+    command = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(copy)]
+    subprocess.run(command, env=none, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert not any(n.endswith((".so", ".pyd")) for n in zipfile.ZipFile(wheel).namelist())
+
+    code = """
+import pi_compiler
+from pi_compiler.errors import BackendUnavailable
+from pi_compiler.runtime.backend import get_backend
+assert pi_compiler.__file__.startswith(%r), pi_compiler.__file__
+try:
+    get_backend("native")
+except BackendUnavailable as error:
+    print(error)
+print(get_backend("clear").name)
+"""
+    place = tmp_path / "place"
+    zipfile.ZipFile(wheel).extractall(place)
+    done = subprocess.run(
+        [sys.executable, "-c", code % str(place)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(place)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "install a C++17 compiler (such as g++) and reinstall pi-compiler" in done.stdout
+    assert done.stdout.endswith("clear\n")
 
 
 @pytest.mark.slow

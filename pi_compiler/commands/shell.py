@@ -79,13 +79,20 @@ def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
     return shapes or None
 
 
-def known_backend(name: str, auto: bool = False) -> str:
-    """A backend's name, checked."""
-    from pi_compiler.runtime.backend import BACKENDS
+def known_backend(name: str) -> str:
+    """A backend's name, checked; ``auto`` is one."""
+    from pi_compiler.runtime.backend import AUTO, BACKENDS
 
-    if name not in BACKENDS and not (auto and name == "auto"):
-        raise bad_use(ParameterError(f"there is no backend {name!r}", f"known: {', '.join(BACKENDS)}"))
+    if name not in (AUTO, *BACKENDS):
+        raise bad_use(ParameterError(f"there is no backend {name!r}", f"known: {AUTO}, {', '.join(BACKENDS)}"))
     return name
+
+
+def chosen_backend(name: str) -> str:
+    """A backend's name, checked to be available; ``auto`` becomes the one that it stands for."""
+    from pi_compiler.runtime.backend import get_backend
+
+    return get_backend(known_backend(name)).name
 
 
 def check_outputs(*paths: Path | None) -> None:

@@ -339,11 +339,14 @@ def _run_facts(r: Json) -> list[tuple[str, str]]:
         memory += f", predicted {size(r['predicted_peak_memory_bytes'])}"
     memory += f"; {size(r['memory_before_bytes'])} before keys were made"
     bits = r["precision_bits"]
+    precision = "exact" if bits is None else f"{figure(bits)} bits of the largest output"
+    if r["flood_bits"] is not None:
+        precision += f", with noise for handing out, {r['flood_bits']} bits of security"
     return [
         ("backend", str(r["backend"])),
         ("in all", total),
         ("once", f"{duration(r['keygen_seconds'])} for keys, {duration(r['setup_seconds'])} to encode plaintexts"),
-        ("precision", "exact" if bits is None else f"{figure(bits)} bits of the largest output"),
+        ("precision", precision),
         ("keys", size(r["key_bytes"])),
         ("peak memory", memory),
     ]

@@ -1,4 +1,4 @@
-"""Our own CKKS evaluator: C++ with AVX-512 where the processor has it, behind the interface of all backends.
+"""Our own CKKS evaluator: C++ with AVX-512 or AVX2 where the processor has it, behind the interface of all backends.
 
 Hybrid key switching: ``Params.digit`` primes of the chain form a digit, and the special primes are as
 many as such a digit needs: the planner's to choose. A rotation's key is only as large as the highest
@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from pi_compiler.errors import ExecutionError
 from pi_compiler.ir.params import Params
+from pi_compiler.ir.program import Opcode
 from pi_compiler.runtime.backend import SHARED_OPCODES, Capabilities, EvalKeys, Rotations
 from pi_compiler.runtime.native.evaluator import NativeEvaluator
 from pi_compiler.runtime.native.material import NativeKeys, NativeRing, core_error, load_keys
 
 if TYPE_CHECKING:
-    from pi_compiler.runtime.native.secret import NativeClient
+    from pi_compiler.runtime.native.secret import NativeClient, NativePublicKey
 
 
 class NativeBackend:
@@ -30,12 +31,12 @@ class NativeBackend:
 
     Args:
         threads: threads that share the limbs of an operation; None: PI_THREADS, or one per core.
-        kernels: instruction set, ``"portable"`` or ``"avx512ifma"``; empty: the fastest that can.
+        kernels: instruction set, ``"avx512ifma"``, ``"avx2"`` or ``"portable"``; empty: the fastest that can.
     """
 
     name = "native"
     capabilities = Capabilities(
-        SHARED_OPCODES,
+        SHARED_OPCODES | {Opcode.CONJUGATE},
         max_log_n=16,
         max_prime_bits=60,
         specials=1,
@@ -56,11 +57,22 @@ class NativeBackend:
         return NativeRing(params, insecure=insecure, threads=self._threads, kernels=self._kernels)
 
     def keygen(
-        self, params: Params, rotations: Rotations, *, relinearize: bool = True, insecure: bool = False
+        self,
+        params: Params,
+        rotations: Rotations,
+        *,
+        relinearize: bool = True,
+        conjugate: bool = False,
+        insecure: bool = False,
     ) -> NativeClient:
         from pi_compiler.runtime.native.secret import NativeClient
 
-        return NativeClient.generate(self._ring(params, insecure), rotations, relinearize)
+        return NativeClient.generate(self._ring(params, insecure), rotations, relinearize, conjugate)
+
+    def load_public_key(self, params: Params, path: Path, *, insecure: bool = False) -> NativePublicKey:
+        from pi_compiler.runtime.native.secret import NativePublicKey
+
+        return NativePublicKey.load(self._ring(params, insecure), path)
 
     def evaluator(self, params: Params, keys: EvalKeys) -> NativeEvaluator:
         if not isinstance(keys, NativeKeys):

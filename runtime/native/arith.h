@@ -30,12 +30,15 @@ struct Modulus {
     double inverse;
 };
 
-inline u64 add_mod(u64 x, u64 y, u64 q) {
-    u64 z = x + y;
-    return z >= q ? z - q : z;
-}
+// y where the condition holds, else 0: without a branch, which random residues would mispredict.
+inline u64 where(bool condition, u64 y) { return y & (u64{0} - static_cast<u64>(condition)); }
 
-inline u64 sub_mod(u64 x, u64 y, u64 q) { return x >= y ? x - y : x + q - y; }
+// x - q if that is not negative: as unsigned numbers a negative difference is the larger one.
+inline u64 reduce_once(u64 x, u64 q) { return x < x - q ? x : x - q; }
+
+inline u64 add_mod(u64 x, u64 y, u64 q) { return reduce_once(x + y, q); }
+
+inline u64 sub_mod(u64 x, u64 y, u64 q) { return x - y + where(x < y, q); }
 
 inline u64 mul_mod(u64 x, u64 y, u64 q) { return static_cast<u64>(static_cast<u128>(x) * y % q); }
 
@@ -54,8 +57,6 @@ inline u64 mul_lazy(u64 x, Factor f, u64 q) {
     u64 quotient = static_cast<u64>((static_cast<u128>(x) * f.shoup) >> S);
     return x * f.w - quotient * q;
 }
-
-inline u64 reduce_once(u64 x, u64 q) { return x >= q ? x - q : x; }
 
 inline unsigned reverse_bits(unsigned x, int bits) {
     unsigned r = 0;

@@ -41,11 +41,12 @@ Encoder::Encoder(const Ring& ring) : ring_(ring) {
     }
 }
 
-Plain Encoder::encode(const double* values, std::size_t period, double scale, int level, bool extended,
-                      bool late) const {
+Plain Encoder::encode(const double* values, std::size_t period, double scale, int level, bool extended, bool late,
+                      bool secret) const {
     const int log_p = __builtin_ctzll(period);
     const std::size_t size = period == 1 ? 1 : 2 * period;
     Memory memory = ring_.take(4 * period);
+    memory.secret = secret;
     double* x = reinterpret_cast<double*>(memory.data());
     if (period == 1) {
         x[0] = std::rint(values[0] * scale);
@@ -66,7 +67,10 @@ Plain Encoder::encode(const double* values, std::size_t period, double scale, in
     for (std::size_t k = 0; k < size; ++k) largest = std::fmax(largest, std::fabs(x[k]));
     double room = 0;
     for (int i = 0; i <= level; ++i) room += std::log2(static_cast<double>(ring_.primes[i]));
-    if (!(largest < std::exp2(std::fmin(room, 1000) - 1))) throw std::out_of_range("coefficients outgrow the modulus");
+    const double limit = std::exp2(std::fmin(room, 1000) - 1);
+    bool fit = true;  // false for NaN too, which the maximum passes over
+    for (std::size_t k = 0; k < size; ++k) fit &= std::fabs(x[k]) < limit;
+    if (!fit) throw std::out_of_range("coefficients outgrow the modulus");
 
     Plain plain;
     plain.level = level;
@@ -77,10 +81,12 @@ Plain Encoder::encode(const double* values, std::size_t period, double scale, in
     plain.late = late && largest < SMALL;
     if (plain.late) {
         plain.memory = ring_.take(size);
+        plain.memory.secret = secret;
         std::memcpy(plain.memory.data(), x, size * sizeof(double));
         return plain;
     }
     plain.memory = ring_.take(plain.limbs * size);
+    plain.memory.secret = secret;
     ring_.threads.loop(size < 1024 ? 1 : plain.limbs, [&](std::size_t task) {
         const int first = static_cast<int>(task), end = size < 1024 ? plain.limbs : first + 1;
         for (int i = first; i < end; ++i) {
@@ -109,10 +115,12 @@ void Encoder::residues(u64* z, const double* x, std::size_t count, double larges
     }
 }
 
-std::vector<double> Encoder::decode(const Polys& a) const {
+void Encoder::decode(const Polys& a, double* slots) const {
     const std::size_t n = ring_.n, half = n / 2;
     const int limbs = a.level + 1;
-    Memory memory = ring_.take(static_cast<std::size_t>(limbs) * n);
+    Memory memory = ring_.take(static_cast<std::size_t>(limbs) * n), work = ring_.take(2 * n);
+    memory.secret = work.secret = true;
+    double *values = reinterpret_cast<double*>(work.data()), *re = values + n, *im = re + half;
     const auto row = [&](int i) { return memory.data() + static_cast<std::size_t>(i) * n; };
     ring_.threads.loop(limbs, [&](std::size_t task) {
         const int i = static_cast<int>(task);
@@ -124,7 +132,6 @@ std::vector<double> Encoder::decode(const Polys& a) const {
     for (int i = 0; i < limbs; ++i)
         for (int j = 0; j < i; ++j)
             inverse[i].push_back(ring_.factor(inverse_mod(ring_.primes[j] % ring_.primes[i], ring_.primes[i]), i));
-    std::vector<double> re(half), im(half), values(n);
     constexpr std::size_t BLOCK = 256;
     ring_.threads.loop(n / BLOCK, [&](std::size_t block) {
         std::vector<u64> digit(limbs);
@@ -150,11 +157,9 @@ std::vector<double> Encoder::decode(const Polys& a) const {
         re[to] = values[k] * c - values[k + half] * s;
         im[to] = values[k] * s + values[k + half] * c;
     }
-    ring_.k->fft(re.data(), im.data(), half, cosine_.data(), sine_.data(), 1.0);
-    std::vector<double> slots(half);
+    ring_.k->fft(re, im, half, cosine_.data(), sine_.data(), 1.0);
     const std::vector<u32>& place = place_[ring_.log_n - 1];
     for (std::size_t j = 0; j < half; ++j) slots[j] = re[reverse_bits(place[j], ring_.log_n - 1)];
-    return slots;
 }
 
 }  // namespace pi

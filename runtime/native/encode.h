@@ -17,10 +17,11 @@ class Encoder {
     explicit Encoder(const Ring& ring);
 
     // One period of values; throws std::out_of_range where a coefficient does not fit the modulus. Late
-    // ones stay coefficients if these are below 2^51.
-    Plain encode(const double* values, std::size_t period, double scale, int level, bool extended, bool late) const;
-    // The values times their scale of a polynomial in transformed order.
-    std::vector<double> decode(const Polys& a) const;
+    // ones stay coefficients if these are below 2^51. With `secret`, all memory that held them is wiped.
+    Plain encode(const double* values, std::size_t period, double scale, int level, bool extended, bool late,
+                 bool secret) const;
+    // The N/2 values times their scale of a polynomial in transformed order; working memory is wiped.
+    void decode(const Polys& a, double* slots) const;
 
   private:
     void residues(u64* z, const double* x, std::size_t count, double largest, int prime) const;

@@ -89,6 +89,15 @@ class NativeEvaluator:
         polys = self._core.rotate(x.polys, self._digits(x), self._key(step, x.polys.level), self._galois[step])
         return NativeCiphertext(self._ring, polys, x.scale)
 
+    def conjugate(self, a: Ciphertext) -> NativeCiphertext:
+        x, key = self._own(a), self._keys.conjugation
+        if x.polys.polys != 2:
+            raise ExecutionError("a ciphertext of dimension 3 cannot be conjugated", hint="relinearize first")
+        if key is None:
+            raise ExecutionError("there is no key for conjugation", hint="keys made with conjugate=True")
+        polys = self._core.rotate(x.polys, self._digits(x), key, self._ring.conjugation)
+        return NativeCiphertext(self._ring, polys, x.scale)
+
     def linear_bytes(self, period: int, level: int) -> int:
         p = self._ring.params
         return 8 * (level + 1 + len(p.special)) * (1 if period == 1 else 2 * period)

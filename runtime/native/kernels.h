@@ -67,10 +67,13 @@ struct Kernels {
     void (*convert_many)(u64* const* z, std::size_t targets, const u64* const* y, const u64* const* c,
                          std::size_t terms, const u64* v, const u64* minus_d, std::size_t n,
                          const Modulus* const* m) = nullptr;
+    // A twiddle factor in the form that ntt and intt read; null where that is a Factor.
+    Factor (*twiddle)(u64 w, const Modulus& m) = nullptr;
 };
 
 const Kernels* portable_kernels();
 // Null where the compiler or the processor cannot.
 const Kernels* ifma_kernels();
+const Kernels* avx2_kernels();
 
 }  // namespace pi

@@ -32,7 +32,7 @@ void add_repeated(u64* z, const u64* x, const u64* y, int r, std::size_t n, cons
 }
 
 void neg(u64* z, const u64* x, std::size_t n, const Modulus& m) {
-    for (std::size_t i = 0; i < n; ++i) z[i] = x[i] ? m.q - x[i] : 0;
+    for (std::size_t i = 0; i < n; ++i) z[i] = where(x[i] != 0, m.q - x[i]);
 }
 
 void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, std::size_t n, const Modulus& m) {
@@ -82,6 +82,14 @@ void dot(u64* z0, u64* z1, const u64* const* f, const int* r, const u64* const* 
 
 void convert(u64* z, const u64* const* y, const u64* c, std::size_t terms, const u64* v, u64 minus_d, std::size_t n,
              const Modulus& m) {
+    if (terms == 1 && c[0] == 1) {
+        // One source prime, as in rescaling: v is 0 or 1.
+        for (std::size_t i = 0; i < n; ++i) {
+            u64 x = reduce_once(mul_lazy<S>(y[0][i], Factor{1, m.one}, m.q), m.q);
+            z[i] = add_mod(x, where(v[i] != 0, minus_d), m.q);
+        }
+        return;
+    }
     for (std::size_t i = 0; i < n; ++i) {
         u128 a = static_cast<u128>(v[i]) * minus_d;
         for (std::size_t k = 0; k < terms; ++k) a += static_cast<u128>(y[k][i]) * c[k];
@@ -92,8 +100,8 @@ void convert(u64* z, const u64* const* y, const u64* c, std::size_t terms, const
 void quotients(u64* v, const u64* const* y, const double* inverse, std::size_t terms, std::size_t n) {
     for (std::size_t i = 0; i < n; ++i) {
         double sum = 0.5;
-        for (std::size_t k = 0; k < terms; ++k) sum += static_cast<double>(y[k][i]) * inverse[k];
-        v[i] = static_cast<u64>(sum);
+        for (std::size_t k = 0; k < terms; ++k) sum += static_cast<double>(static_cast<i64>(y[k][i])) * inverse[k];
+        v[i] = static_cast<u64>(static_cast<i64>(sum));
     }
 }
 

@@ -32,7 +32,7 @@ from pi_compiler.runtime import keys as files
 from pi_compiler.runtime.backend import Ciphertext
 
 SEED_BYTES = 32
-ROTATIONS, RELINEARIZE = "rotations.native", "relinearize.native"
+ROTATIONS, RELINEARIZE, CONJUGATE = "rotations.native", "relinearize.native", "conjugate.native"
 _MAGIC = b"pi-compiler native 1\n"
 _LONGEST_HEADER = 1 << 20
 _HINT = "keys made for this model"
@@ -88,10 +88,22 @@ class NativeRing:
         """The Galois element whose automorphism brings slot i + step to slot i."""
         return pow(3, step, 2 << self.params.log_n)
 
+    @property
+    def conjugation(self) -> int:
+        """The Galois element of X -> 1/X, which conjugates every slot."""
+        return (2 << self.params.log_n) - 1
+
     def encode(
-        self, values: FloatArray, level: int, scale: float, *, extended: bool = False, late: bool = False
+        self,
+        values: FloatArray,
+        level: int,
+        scale: float,
+        *,
+        extended: bool = False,
+        late: bool = False,
+        secret: bool = False,
     ) -> core.Plain:
-        """Values (period,).
+        """Values (period,); with ``secret``, memory that held them is wiped when it is let go.
 
         Raises:
             ExecutionError: they do not fit the modulus.
@@ -99,7 +111,7 @@ class NativeRing:
         if values.ndim != 1:
             raise ExecutionError(f"one slot vector at a time, not an array of shape {values.shape}")
         try:
-            return self.core.encode(np.asarray(values, np.float64), scale, level, extended, late)
+            return self.core.encode(np.asarray(values, np.float64), scale, level, extended, late, secret)
         except _ERRORS as error:
             largest = float(np.abs(values).max())
             raise ExecutionError(
@@ -153,7 +165,7 @@ class NativeRing:
             if "seed" not in header:
                 return NativeCiphertext(self, self.core.load(polys, polys, level, False, content), scale)
             data = self.core.load(2, 1, level, False, content)
-            self.uniform(data, 1, _seed(header["seed"]), 0)
+            self.uniform(data, 1, read_seed(header["seed"]), 0)
             return NativeCiphertext(self, data, scale)
         except _ERRORS as error:
             raise _damaged(path, "ciphertext", error) from error
@@ -184,12 +196,18 @@ class NativePlaintext:
 
 
 class NativeKeys:
-    """Rotation and relinearization keys; public, and nothing else in it."""
+    """Rotation, relinearization and conjugation keys; public, and nothing else in it."""
 
-    __slots__ = ("relin", "ring", "rotation")
+    __slots__ = ("conjugation", "relin", "ring", "rotation")
 
-    def __init__(self, ring: NativeRing, rotation: Mapping[int, core.Polys], relin: core.Polys | None) -> None:
-        self.ring, self.rotation, self.relin = ring, rotation, relin
+    def __init__(
+        self,
+        ring: NativeRing,
+        rotation: Mapping[int, core.Polys],
+        relin: core.Polys | None,
+        conjugation: core.Polys | None = None,
+    ) -> None:
+        self.ring, self.rotation, self.relin, self.conjugation = ring, rotation, relin, conjugation
 
     @property
     def rotations(self) -> frozenset[int]:
@@ -201,7 +219,8 @@ class NativeKeys:
 
     @property
     def nbytes(self) -> int:
-        return sum(key.nbytes for key in self.rotation.values()) + (self.relin.nbytes if self.relin else 0)
+        others = [key for key in (self.relin, self.conjugation) if key is not None]
+        return sum(key.nbytes for key in (*self.rotation.values(), *others))
 
 
 def write(
@@ -267,12 +286,14 @@ def _read_keys(ring: NativeRing, path: Path) -> dict[int, core.Polys]:
         if not isinstance(entries, dict):
             raise ValueError("its list of keys is malformed")
         for step, entry in entries.items():
+            if not isinstance(entry, dict):
+                raise ValueError("its list of keys is malformed")
             level = _integer(entry, "level")
             digits = ring.core.digits(level)
             size = digits * (level + 1 + len(ring.params.special)) << (ring.params.log_n + 3)
             key = ring.core.load(2 * digits, digits, level, True, content[:size])
             for digit in range(digits):
-                ring.uniform(key, digits + digit, _seed(entry["seed"]), digit)
+                ring.uniform(key, digits + digit, read_seed(entry["seed"]), digit)
             keys[int(step)] = key
             content = content[size:]
         if len(content):
@@ -295,7 +316,9 @@ def load_keys(ring: NativeRing, folder: Path) -> NativeKeys:
     if found.rotations - rotation.keys() or (found.relinearize and 0 not in relin):
         missing = len(found.rotations - rotation.keys()) + (found.relinearize and 0 not in relin)
         raise ArtifactError(f"{str(folder)!r} lacks {missing} of the keys that it lists")
-    return NativeKeys(ring, {step: rotation[step] for step in found.rotations}, relin.get(0))
+    path = folder / CONJUGATE
+    conjugation = _read_keys(ring, path).get(0) if path.exists() else None
+    return NativeKeys(ring, {step: rotation[step] for step in found.rotations}, relin.get(0), conjugation)
 
 
 def _integer(header: Header, name: str) -> int:
@@ -312,7 +335,8 @@ def _number(header: Header, name: str) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
-def _seed(text: object) -> bytes:
+def read_seed(text: object) -> bytes:
+    """A seed as headers hold it; ValueError if it is malformed."""
     seed = bytes.fromhex(text) if isinstance(text, str) else b""
     if len(seed) != SEED_BYTES:
         raise ValueError("a seed is malformed")

@@ -24,13 +24,22 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument(why); }
 
+// What this processor can run, fastest first.
+std::vector<const Kernels*> instruction_sets() {
+    std::vector<const Kernels*> found{ifma_kernels(), avx2_kernels(), portable_kernels()};
+    found.erase(std::remove(found.begin(), found.end(), nullptr), found.end());
+    return found;
+}
+
 const Kernels* choose(const std::string& name, const std::vector<u64>& primes) {
-    const Kernels* fast = ifma_kernels();
-    if (!name.empty() && name != "portable" && (!fast || name != fast->name)) refuse("no such instruction set: " + name);
     const u64 largest = *std::max_element(primes.begin(), primes.end());
-    if (fast && name != "portable" && !(largest >> fast->max_prime_bits)) return fast;
-    if (name == "portable" || name.empty()) return portable_kernels();
-    refuse("a prime is too large for " + name);
+    bool known = name.empty();
+    for (const Kernels* k : instruction_sets()) {
+        if (!name.empty() && name != k->name) continue;
+        known = true;
+        if (!(largest >> k->max_prime_bits)) return k;
+    }
+    refuse(known ? "a prime is too large for " + name : "no such instruction set: " + name);
 }
 
 bool is_prime(u64 n) {
@@ -174,7 +183,7 @@ Polys load(const Context& c, int polys, int given, int level, bool extended, con
 }
 
 Plain encode(const Context& c, const py::array_t<double, py::array::c_style | py::array::forcecast>& values,
-             double scale, int level, bool extended, bool late) {
+             double scale, int level, bool extended, bool late, bool secret) {
     c.level(level);
     const std::size_t period = static_cast<std::size_t>(values.size());
     if (values.ndim() != 1 || period == 0 || period > c.ring().n / 2 || (period & (period - 1)))
@@ -184,18 +193,19 @@ Plain encode(const Context& c, const py::array_t<double, py::array::c_style | py
         if (!std::isfinite(values.data()[i])) refuse("slot values are not finite");
     const double* data = values.data();
     py::gil_scoped_release release;
-    return c.encoder().encode(data, period, scale, level, extended, late);
+    return c.encoder().encode(data, period, scale, level, extended, late, secret);
 }
 
 py::array_t<double> decode(const Context& c, const Polys& a) {
     c.own(a);
     if (a.polys != 1 || a.extended) refuse("only one polynomial over the chain can be decoded");
-    std::vector<double> values;
+    py::array_t<double> slots(static_cast<py::ssize_t>(a.n / 2));
+    double* to = slots.mutable_data();
     {
         py::gil_scoped_release release;
-        values = c.encoder().decode(a);
+        c.encoder().decode(a, to);
     }
-    return py::array_t<double>(static_cast<py::ssize_t>(values.size()), values.data());
+    return slots;
 }
 
 // ---- For the side that holds the secret: arithmetic on named polynomials ----
@@ -322,8 +332,7 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "CKKS arithmetic in residues; see pi_compiler.runtime.native.";
     m.def("instruction_sets", [] {
         std::vector<std::string> names;
-        if (const Kernels* k = ifma_kernels()) names.emplace_back(k->name);
-        names.emplace_back(portable_kernels()->name);
+        for (const Kernels* k : instruction_sets()) names.emplace_back(k->name);
         return names;
     });
 
@@ -356,7 +365,7 @@ PYBIND11_MODULE(_core, m) {
              },
              py::arg("polys"), py::arg("level"), py::arg("extended"), py::arg("secret") = false)
         .def("encode", &encode, py::arg("values"), py::arg("scale"), py::arg("level"), py::arg("extended") = false,
-             py::arg("late") = false)
+             py::arg("late") = false, py::arg("secret") = false)
         .def("decode", &decode)
         .def("small", &small)
         .def("uniform", &uniform)
@@ -413,11 +422,27 @@ PYBIND11_MODULE(_core, m) {
                 if (a.polys != 3) refuse("only dimension 3 can be relinearized");
                 return relinearize(c.ring(), a, key);
             }, Unlocked())
+        .def("divide_special", [](const Context& c, const Polys& a) {
+                c.own(a);
+                if (!a.extended) refuse("only the extended basis has special primes to divide by");
+                Polys z = divide_special(c.ring(), a, 0, nullptr, false, nullptr);
+                z.memory.secret = a.memory.secret;
+                return z;
+            }, Unlocked())
         .def("decompose", [](const Context& c, const Polys& a) {
                 c.cipher(a);
                 if (a.polys != 2) refuse("only dimension 2 can be rotated");
-                return decompose(c.ring(), a, 1);
-            }, Unlocked(), py::keep_alive<0, 2>())
+                Digits digits;
+                {
+                    py::gil_scoped_release release;
+                    digits = decompose(c.ring(), a, 1);
+                }
+                // A digit's own limbs are the ciphertext's, so it has to live as long. (py::keep_alive
+                // crashes where an argument has the wrong type.)
+                py::object made = py::cast(std::move(digits));
+                py::detail::keep_alive_impl(made, py::cast(&a, py::return_value_policy::reference));
+                return made;
+            })
         .def("rotate", [](Context& c, const Polys& a, const Digits& digits, const Polys& key, u64 galois) {
                 c.cipher(a), c.own(digits), c.key(key, a.level);
                 if (a.polys != 2 || digits.level != a.level) refuse("these are not the digits of that ciphertext");

@@ -80,7 +80,8 @@ void Ring::make_table(int prime) {
         const u64 base = direction ? inverse_mod(root, q) : root;
         u64 power = 1;
         for (std::size_t i = 0; i < n; ++i, power = mul_mod(power, base, q))
-            w.node[reverse_bits(static_cast<unsigned>(i), log_n)] = factor(power, prime);
+            w.node[reverse_bits(static_cast<unsigned>(i), log_n)] =
+                k->twiddle ? k->twiddle(power, t.m) : factor(power, prime);
         for (std::size_t g = 0; g < n / 4; ++g) {
             const std::size_t block = g / 8 * 8, lane = g % 8;
             for (std::size_t j = 0; j < 4; ++j) {

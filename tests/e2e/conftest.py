@@ -50,7 +50,8 @@ def digits_onnx() -> Path:
 @pytest.fixture(scope="session")
 def compiled(digits_onnx: Path, shipped_costs: None) -> CompiledModel:
     samples = load("digits", "calibration").x
-    return compile(digits_onnx, calibration=samples, options=Options(activation=Activation("quadratic")))
+    options = Options(activation=Activation("quadratic"), backend="tenseal")
+    return compile(digits_onnx, calibration=samples, options=options)
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,10 @@ from small_onnx import make_onnx
 
 from pi_compiler import __version__
 from pi_compiler.api import CompiledModel
+from pi_compiler.errors import ExecutionError
 from pi_compiler.models.data import load
 from pi_compiler.pipelines import CKKS
+from pi_compiler.runtime.flooding import Flood
 
 PLAN = (
     "levels depth rotations distinct_rotations plain_products products bootstraps log_n log_qp security_bits key_bytes "
@@ -98,6 +100,63 @@ def test_compile_then_explain_then_run_then_evaluate(cli: Cli, digits_onnx: Path
     assert abs(accuracy["polynomial"] - accuracy["simulated"]) < 0.01
     assert report["agreement"] == 1.0
     assert {o["name"] for o in report["out_of_range"]} == {"/relu1/Relu", "/relu2/Relu"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("bits", "backend"), [(10, "native"), (28, "tenseal")])
+def test_auto_plans_for_native_unless_only_larger_primes_keep_the_precision(
+    cli: Cli, small_onnx: Path, samples: Path, tmp_path: Path, bits: int, backend: str
+) -> None:
+    pytest.importorskip("tenseal")
+    pytest.importorskip("pi_compiler.runtime.native._core")
+    args = ("compile", small_onnx, "--calibration", samples, "--precision-bits", bits)
+    made = cli(*args, "--output", tmp_path / "m", "--json", tmp_path / "plan.json")
+    assert made.code == 0, made.err
+    assert read(tmp_path / "plan.json")["backend"] == backend
+    ran = cli("run", tmp_path / "m", "--input", samples, "--limit", 1, "--json", tmp_path / "run.json")
+    assert ran.code == 0, ran.err
+    assert read(tmp_path / "run.json")["backend"] == backend
+    assert float(str(read(tmp_path / "run.json")["precision_bits"])) > bits
+    alone = cli(*args, "--output", tmp_path / "n", "--backend", "native")
+    assert alone.code == (backend != "native"), alone.err
+
+
+def test_answers_that_leave_their_owner_carry_noise_and_cost_bits(
+    cli: Cli, small_onnx: Path, samples: Path, tmp_path: Path
+) -> None:
+    out, np_x = tmp_path / "m", tmp_path / "x.npy"
+    made = cli("compile", small_onnx, "--calibration", samples, "--output", out, "--precision-bits", 28)
+    assert made.code == 0, made.err
+    np.save(np_x, np.load(samples)[:8])
+    bits: dict[int, float] = {}
+    for k in (0, 10, 20):
+        flood = ("--flood-bits", k) if k else ()
+        ran = cli("run", out, "--input", np_x, "--backend", "sim", "--json", tmp_path / f"{k}.json", *flood)
+        assert ran.code == 0, ran.err
+        report = read(tmp_path / f"{k}.json")
+        bits[k] = float(str(report["precision_bits"]))
+        assert report["flood_bits"] == (k or None)
+        assert ("with noise for handing out" in ran.out) == bool(k)
+    # Margin 4, then 8 sqrt(8 samples * 2 values) 2^(k/2): 12 bits, and 5 more. The largest of 16 draws counts,
+    # here and in the simulated error, so that each is off by a bit easily.
+    assert 9 < bits[0] - bits[10] < 16
+    assert 2 < bits[10] - bits[20] < 8
+    drowned = cli("run", out, "--input", np_x, "--output", tmp_path / "y.npy", "--backend", "sim", "--flood-bits", 64)
+    assert drowned.code == 1
+    assert "would drown the answers" in drowned.err
+    assert "--precision-bits" in drowned.err
+    assert not (tmp_path / "y.npy").exists()
+
+
+def test_a_session_releases_no_more_outputs_than_its_noise_is_made_for(compiled: CompiledModel) -> None:
+    session = compiled.session("clear", flood=Flood(bits=8, releases=3, error=2.0**-16))
+    image = compiled.sample(load("digits", "test").x[:2])
+    exact = compiled.session("clear").run(image).logits
+    found = session.run(image).logits
+    for name, values in exact.items():
+        off = (found[name] - values).std() / session.flood.deviation(values[0].size)
+        assert 0.5 < off < 2
+    with pytest.raises(ExecutionError, match="3 outputs may leave under this key, this would be number 4"):
+        session.run(image)
 
 
 def test_emitted_onnx_runs_in_onnxruntime_and_agrees_with_clear(

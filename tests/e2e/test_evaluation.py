@@ -19,7 +19,7 @@ def gate() -> CompiledModel:
     """A tanh of each of four values, calibrated on [-1, 1]."""
     x = np.random.default_rng(0).uniform(-1, 1, (400, 4))
     x[0], x[1] = -1.0, 1.0
-    options = Options(activation=Activation("chebyshev", 5), margin=1.0)
+    options = Options(activation=Activation("chebyshev", 5), margin=1.0, backend="tenseal")
     return compile(make_onnx([helper.make_node("Tanh", ["x"], ["y"], "act")]), calibration=x, options=options)
 
 

@@ -15,7 +15,7 @@ def test_a_tensor_that_fills_two_ciphertexts_runs_encrypted():
     first = b.same("Relu", b.conv("x", 4))  # 4 x 40 x 40 values, 4096 slots
     second = b.same("Relu", b.conv(first, 4, stride=2))
     pooled = b.op("GlobalAveragePool", second, shape=(1, 4, 1, 1))
-    options = Options(activation=Activation("quadratic"), log_n=13)
+    options = Options(activation=Activation("quadratic"), log_n=13, backend="tenseal")
     model = api.compile(b.model(b.linear(pooled, 3)), calibration=b.samples(20), options=options)
     layers = {x["name"]: x for x in model.report["layers"]}
     assert layers["conv0"]["ciphertexts"] == 2

@@ -72,6 +72,18 @@ def test_what_is_encrypted_at_any_level_and_period_is_decrypted(name: str, level
     check(client, x, slots(1, period))
 
 
+@pytest.mark.parametrize("level", [5, 0])
+def test_third_parties_encrypt_with_the_public_key_and_only_the_owner_decrypts(
+    name: str, level: int, tmp_path: Path
+) -> None:
+    client, ev = parts(name)
+    client.public_key.save(tmp_path / "public")
+    public = get_backend(name).load_public_key(PARAMS, tmp_path / "public")
+    x, y = public.encrypt(slots(1), level, PARAMS.scale), client.encrypt(slots(2, 64), level, PARAMS.scale)
+    assert ev.type_of(x) == ev.type_of(y)
+    check(client, ev.add(ev.rotate(x, 5), y), np.roll(slots(1), -5) + full(slots(2, 64)))
+
+
 @pytest.mark.parametrize("level", [5, 1, 0])
 def test_sums_differences_and_negation(name: str, level: int) -> None:
     client, ev = parts(name)

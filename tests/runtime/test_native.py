@@ -25,7 +25,7 @@ from pi_compiler.runtime.executor import execute, prepare
 from pi_compiler.runtime.fuse import fuse
 from pi_compiler.runtime.native import NativeBackend
 from pi_compiler.runtime.native.evaluator import NativeEvaluator
-from pi_compiler.runtime.native.material import NativeCiphertext, core, core_error
+from pi_compiler.runtime.native.material import NativeCiphertext, NativeKeys, core, core_error
 from pi_compiler.runtime.sim import Noise
 
 pytestmark = pytest.mark.skipif(core_error() is not None, reason="the native module is not built")
@@ -91,23 +91,34 @@ def test_transforms_invert_each_other_and_multiply_polynomials(kernels: str, dat
         np.testing.assert_array_equal(np.asarray(z)[0, i], shifted)
 
 
+def largest_prime(log_n: int, bits: int) -> int:
+    step = 2 << log_n
+    return next(q for q in range((1 << bits) - step + 1, 0, -step) if pow(3, q - 1, q) == 1 == pow(5, q - 1, q))
+
+
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("log_n", range(10, 17))
 def test_transforms_of_every_size_invert_each_other_at_the_extremes(kernels: str, log_n: int) -> None:
-    r, primes = ring(log_n, (49, 30, 49), 1, kernels)
-    extreme = np.stack([np.full(1 << log_n, q - 1, np.uint64) for q in primes[:2]])[None]
-    for x in (extreme, random_limbs(primes[:2], 1, 1 << log_n, log_n)):
+    primes = [largest_prime(log_n, 60 if kernels == "portable" else 50), *ntt_primes(log_n, 30, 2)]
+    r = core.Ring(log_n, primes, 1, 1, kernels)
+    assert r.kernels == kernels
+    highest = np.stack([np.full(1 << log_n, q - 1, np.uint64) for q in primes[:2]])[None]
+    alternating = highest * (np.arange(1 << log_n) % 2).astype(np.uint64)
+    middle = np.stack([np.full(1 << log_n, q // 2, np.uint64) for q in primes[:2]])[None]
+    for x in (highest, alternating, middle, random_limbs(primes[:2], 1, 1 << log_n, log_n)):
         a = r.load(1, 1, 1, False, x)
-        r.ntt(a)
-        r.intt(a)
-        np.testing.assert_array_equal(np.asarray(a), x)
+        for transform, inverse in ((r.ntt, r.intt), (r.intt, r.ntt)):
+            transform(a)
+            assert all(np.asarray(a)[0, i].max() < q for i, q in enumerate(primes[:2]))
+            inverse(a)
+            np.testing.assert_array_equal(np.asarray(a), x)
 
 
 @pytest.mark.skipif(len(KERNELS) < 2, reason="one instruction set only")
 @settings(max_examples=15, deadline=None)
 @given(level=st.integers(1, 20), specials=st.integers(1, 4), digit=st.integers(1, 20), seed=st.integers(0, 99))
 def test_all_instruction_sets_give_the_same_residues(level: int, specials: int, digit: int, seed: int) -> None:
-    bits = (40,) * (level + 1) + (45,) * specials
+    bits = (*((40, 25, 49, 30)[i % 4] for i in range(level + 1)), *(45, 49, 45, 45)[:specials])
     results = []
     for kernels in KERNELS:
         r, primes = ring(11, bits, specials, kernels, digit)
@@ -126,8 +137,9 @@ def test_all_instruction_sets_give_the_same_residues(level: int, specials: int, 
         found.append(r.linear_sum([([(a, plain), (extended, plain)], None, 1), ([(extended, plain)], k, 27)], level))
         found.append(r.linear_sum([([(a, late), (extended, plain)], None, 1), ([(a, late)], k, 27)], level))
         results.append([np.asarray(x).copy() for x in found])
-    for one, other in zip(*results[:2], strict=True):
-        np.testing.assert_array_equal(one, other)
+    for others in results[1:]:
+        for one, other in zip(results[0], others, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -389,7 +401,6 @@ class Shared:
     """
 
     def __init__(self) -> None:
-        from pi_compiler.runtime.native.material import NativeKeys
         from pi_compiler.runtime.native.secret import NativeClient
         from pi_compiler.runtime.tenseal import TensealBackend
 
@@ -502,6 +513,31 @@ class TestSeal:
         square = both.our_ev.relinearize(both.our_ev.mul(small, small))
         np.testing.assert_allclose(both.ours.decrypt(square), a**2, atol=2.0**-4)
         np.testing.assert_allclose(both.client.decrypt(both.to_seal(square, tmp_path / "y")), a**2, atol=2.0**-4)
+
+    @pytest.mark.parametrize("level", [3, 0])
+    def test_conjugation_is_seals(self, level: int, tmp_path: Path) -> None:
+        """On complex slots, which only SEAL encodes; with SEAL's key on both sides and with ours."""
+        from tenseal import sealapi
+
+        from pi_compiler.runtime.native.secret import NativeClient
+
+        both, p = shared(), NOISY[1]
+        rng = np.random.default_rng(level)
+        z = rng.uniform(-1, 1, p.slots) + 1j * rng.uniform(-1, 1, p.slots)
+        ring, plain, x, theirs = both.ev._ring, sealapi.Plaintext(), sealapi.Ciphertext(), sealapi.Ciphertext()
+        ring.encoder.encode(z.tolist(), ring.ids[level], 2.0**40, plain)
+        both.client._encryptor.encrypt_symmetric(plain, x)
+        galois = sealapi.GaloisKeys()
+        sealapi.KeyGenerator(ring.context, both.client._secret).create_galois_keys([both.ring.conjugation], galois)
+        both.ev._evaluator.complex_conjugate(x, galois, theirs)
+        key = both.ring.core.permute(both.key(galois.key(both.ring.conjugation)), both.ring.conjugation)
+        ours = NativeClient(both.ring, both.ours._coefficients.copy(), frozenset(), False, conjugate=True)
+        found = [both.from_seal(theirs)]
+        for keys in (NativeKeys(both.ring, {}, None, key), ours.eval_keys):
+            found.append(NativeEvaluator(keys).conjugate(both.from_seal(x)))
+        for y in found:
+            sealapi.Decryptor(ring.context, both.client._secret).decrypt(both.to_seal(y, tmp_path / "x"), plain)
+            np.testing.assert_allclose(ring.encoder.decode_complex(plain), z.conj(), atol=self.BOUND)
 
 
 # ---- Files ----

@@ -50,6 +50,15 @@ def test_a_fresh_encryption(log_n: int, level: int) -> None:
 
 
 @pytest.mark.parametrize("log_n", PARAMS)
+@pytest.mark.parametrize("level", [3, 0])
+def test_an_encryption_by_the_public_key(log_n: int, level: int) -> None:
+    p = PARAMS[log_n]
+    client, _ = seal(p)
+    found = client.decrypt(client.public_key.encrypt(values(p), level, p.scale))
+    within_factor_2(found - values(p), p.scale, math.hypot(Noise(p).rescale(), Noise(p).encode(p.slots)))
+
+
+@pytest.mark.parametrize("log_n", PARAMS)
 @pytest.mark.parametrize("period", [64, 1024, 4096])
 def test_encoding_a_periodic_vector(log_n: int, period: int) -> None:
     p = PARAMS[log_n]
@@ -119,7 +128,7 @@ def test_a_small_special_prime_hurts_the_slots_whose_roots_lie_next_to_one() -> 
     within_factor_2(measured[:, 10:] / predicted[10:], 1.0, 1.0)
 
 
-@pytest.mark.parametrize("op", ["encrypt", "encode", "rotate", "relinearize", "rescale", "rescale3"])
+@pytest.mark.parametrize("op", ["encrypt", "public", "encode", "rotate", "relinearize", "rescale", "rescale3"])
 @pytest.mark.parametrize("period", [4096, 512])
 def test_the_simulator_draws_what_the_model_says(op: str, period: int) -> None:
     p = PARAMS[13]
@@ -132,6 +141,10 @@ def test_the_simulator_draws_what_the_model_says(op: str, period: int) -> None:
     big = p.scale * p.primes[2]
     found, predicted = {
         "encrypt": lambda: (client.encrypt(exact, 2, p.scale), math.hypot(noise.encrypt(), noise.encode(period))),
+        "public": lambda: (
+            client.public_key.encrypt(exact, 2, p.scale),
+            math.hypot(noise.rescale(), noise.encode(period)),
+        ),
         "encode": lambda: (ev.encode(exact[0], 2, p.scale), noise.encode(period)),
         "rotate": lambda: (ev.rotate(Vector(np.roll(exact, 1, -1), narrow.type), 1), noise.switch(2, period).mean()),
         "relinearize": lambda: (ev.relinearize(wide), noise.switch(2, period).mean()),
