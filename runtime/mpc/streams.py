@@ -110,8 +110,3 @@ class Agreement:
 def fresh_stream() -> Stream:
     """A stream that nobody else knows, from the operating system's randomness."""
     return Stream(secrets.token_bytes(KEY_BYTES))
-
-
-def fresh_key() -> bytes:
-    """A key for a stream that is shared by handing it over."""
-    return secrets.token_bytes(KEY_BYTES)
