@@ -21,7 +21,7 @@ from pi_compiler.errors import InternalError
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.passes.mpc.build import Builder
 
-_FAR = 4.0  # a square is completed if its vertex is not farther than so many half widths
+_FAR = 1.0  # a square is completed if its vertex is not farther out than the interval; else it loses bits
 _ONE: FloatArray = np.ones(())
 _ZERO: FloatArray = np.zeros(())
 
