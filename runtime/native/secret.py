@@ -198,8 +198,9 @@ class NativeClient:
         top = self._ring.params.max_level
         return small(self._ring, coefficients, top if level is None else level)
 
-    def _make_key(self, message: Polys, minus: Polys, level: int) -> tuple[bytes, Polys]:
+    def _make_key(self, message: Polys, minus: Polys, level: int | None = None) -> tuple[bytes, Polys]:
         """A key that turns what ``message`` multiplies into a ciphertext under minus ``minus``, up to a level."""
+        level = self._ring.params.max_level if level is None else level
         digits, n = self._core.digits(level), 1 << self._ring.params.log_n
         key, seed = self._core.empty(2 * digits, level, True), os.urandom(SEED_BYTES)
         for j in range(digits):
@@ -222,7 +223,7 @@ class NativeClient:
         level = self._ring.params.max_level
         square, zero = (self._core.empty(1, level, True, secret=True) for _ in range(2))
         self._core.mul_add(square, 0, self._secret, 0, self._secret, 0, zero, 0)
-        return self._make_key(square, self._minus, level)
+        return self._make_key(square, self._minus)
 
     def _conjugation_key(self) -> tuple[bytes, Polys]:
         # The automorphism is its own inverse.
