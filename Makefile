@@ -8,7 +8,10 @@ TORCH := $(shell sed -n 's/^torch = \["\(.*\)"\]$$/\1/p' pyproject.toml)
 # Alone: what crypten says it requires (a name of scikit-learn that was withdrawn) cannot be installed.
 CRYPTEN := crypten==0.4.1
 NATIVE := $(wildcard runtime/native/*.cpp runtime/native/*.h)
-BENCHES := $(shell grep -l __main__ bench/*.py)
+# Workers that benches start, and benches that take hours or 14 GB, are not among those that `make bench` runs.
+WORKERS := bench/crypten_stock.py bench/namespaces.py
+LONG := bench/relu_budget.py bench/digits_budgets.py bench/fairness.py bench/fairness_adult.py bench/mpc_kill.py bench/resnet20.py
+BENCHES := $(filter-out $(WORKERS) $(LONG),$(shell grep -l __main__ bench/*.py))
 
 .PHONY: help demo test test-all lint check wheel sanitize bench clean
 
@@ -18,7 +21,7 @@ help:
 	@echo 'make test-all  all tests'
 	@echo 'make check     ruff, mypy, import contracts, the wheel, the fast tests'
 	@echo 'make sanitize  the native backend under the address and undefined-behavior sanitizers'
-	@echo 'make bench     every benchmark; results in bench/results'
+	@echo 'make bench     every benchmark that takes minutes; results in bench/results'
 	@echo 'make clean     remove .venv and caches'
 
 $(BIN)/python:
