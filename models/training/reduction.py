@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import json
 import logging
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -205,7 +206,7 @@ def reduce(
         "versions": versions(),
         "settings": dataclasses.asdict(job.recipe),
         "seconds": time.perf_counter() - start,
-        "stages": [{"name": s.name, "history": [dataclasses.asdict(e) for e in s.history]} for s in task.stages],
+        "stages": [{"name": s.name, "history": [_jsonable(e) for e in s.history]} for s in task.stages],
         "layers": kept_by_layer(module),
         "validation": score(scored, splits.validation),
         "test": score(scored, splits.test()),
@@ -214,6 +215,12 @@ def reduce(
         record["baseline"] = baseline
     files.write_json(record_file, record)
     return record
+
+
+def _jsonable(epoch: Epoch) -> Json:
+    """An epoch as JSON, which has no form for a loss that is not finite: null."""
+    told = dataclasses.asdict(epoch)
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in told.items()}
 
 
 def kept_by_layer(module: GraphModule) -> list[Json]:
