@@ -46,7 +46,7 @@ from pi_compiler.models.training.masked import Kind
 from pi_compiler.models.training.methods.autorep import autorep
 from pi_compiler.models.training.methods.method import Task
 from pi_compiler.models.training.mitigation import GroupBalance, GroupPenalty, mitigate
-from pi_compiler.models.zoo import ZOO
+from pi_compiler.models.zoo.digits_wide import build
 from pi_compiler.torch_export import to_onnx
 
 BUDGET = 8
@@ -94,7 +94,7 @@ def unbalanced(data: Dataset, seed: int) -> Dataset:
 def all_relu(seed: int, data: Dataset, validation: Dataset) -> bytes:
     """The network before any reduction, as ONNX."""
     torch.manual_seed(seed)
-    model = ZOO["digits_wide"].build()
+    model = build()
     fit(model, BASELINE, data, validation, seed=seed)
     return export(import_model(to_onnx(model, data.x[:1])).graph, None).SerializeToString()
 

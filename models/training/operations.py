@@ -12,7 +12,7 @@ from torch.nn import functional
 from pi_compiler.ir.graph import FloatArray, Node
 from pi_compiler.ops.op import array, integer, ints, number
 
-__all__ = ["COMPARING", "FUNCTIONS", "OPERATIONS", "tensor"]
+__all__ = ["COMPARING", "FUNCTIONS", "MOVEMENTS", "OPERATIONS", "tensor"]
 
 
 def tensor(values: FloatArray) -> torch.Tensor:
@@ -104,4 +104,7 @@ OPERATIONS: Final[Mapping[str, Callable[[Node], Callable[..., torch.Tensor]]]] =
     "Transpose": lambda n: lambda x: x.permute(0, *(a + 1 for a in ints(n, "perm"))),
     "Pad": _pad_step,
 }
-"""Operators without weights; what is in none of these tables moves data, and is one gather."""
+"""Operators without weights."""
+
+MOVEMENTS: Final = frozenset({"Slice", "Gather", "Concat", "Expand"})
+"""What becomes one gather."""

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pi_compiler.errors import InternalError, ModelError
+from pi_compiler.errors import InternalError, ModelError, UnsupportedOperator
 from pi_compiler.ir.graph import Attr, FloatArray, Node
-from pi_compiler.models.training.operations import COMPARING, FUNCTIONS, OPERATIONS, tensor
+from pi_compiler.models.training.operations import COMPARING, FUNCTIONS, MOVEMENTS, OPERATIONS, tensor
 from pi_compiler.ops import OPS
 from pi_compiler.ops.elementwise import poly_operands
 from pi_compiler.ops.op import array, integer, ints, optional_array
@@ -305,7 +305,11 @@ def _folded(norm: Norm) -> tuple[FloatArray, FloatArray]:
 
 
 def step_of(node: Node) -> Step:
-    """The module that a node becomes."""
+    """The module that a node becomes.
+
+    Raises:
+        UnsupportedOperator: it is one of those that only run under MPC.
+    """
     if node.op == "Input":
         return Step(node)
     if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
@@ -318,4 +322,8 @@ def step_of(node: Node) -> Step:
         return Activation(node)
     if node.op in OPERATIONS:
         return _Operation(node)
-    return _Movement(node)
+    if node.op in MOVEMENTS:
+        return _Movement(node)
+    raise UnsupportedOperator(
+        f"{node.op} '{node.origin}' cannot be trained", hint="reduce the model before it has such layers"
+    )
