@@ -52,7 +52,8 @@ class Entry:
         description: layers and origin, one line.
         dataset: the data set it is for, a name of ``pi_compiler.models.data.DATASETS``.
         input_shape: shape of one sample, without the batch axis.
-        activation: ``"square"``, ``"quadratic"``, ``"relu"``, ``"gelu"`` or ``"silu"``.
+        activation: ``"square"``, ``"quadratic"``, ``"relu"``, ``"gelu"``, ``"silu"``, or ``"polynomial"`` for networks
+            that `reduce` made.
         module: the module of this folder that builds it, "" for the one of its own name.
     """
 
@@ -116,6 +117,14 @@ ZOO: Final[Mapping[str, Entry]] = MappingProxyType(
                 "cifar10-jpeg",
                 (3, 32, 32),
                 "relu",
+                "resnet20",
+            ),
+            Entry(
+                "resnet20_cifar10_jpeg_quadratic",
+                "the same with a quadratic per channel for every ReLU, retrained (bench/relu_budget.py)",
+                "cifar10-jpeg",
+                _COLOR,
+                "polynomial",
                 "resnet20",
             ),
             Entry("resnet8_fashion", "ResNet-8 trained on Fashion-MNIST", "fashion_mnist", _IMAGE, "relu", "resnet8"),
