@@ -20,6 +20,7 @@ __all__ = ["observe", "score"]
 
 _BATCH = 500
 _TAIL = 0.001
+_SEEN = 10_000
 _WIDER = 0.1
 Json = dict[str, object]
 
@@ -81,7 +82,8 @@ def observe(module: GraphModule, data: Dataset) -> None:
     """Sets the interval of every replacement that has one (``low``, ``high``) to what reaches it on the data.
 
     The interval holds all but a thousandth of the images at either end, and a tenth of its width more: an image
-    whose values escape would otherwise stretch it without bound, and nothing would ever lie outside.
+    whose values escape would otherwise stretch it without bound, and nothing would ever lie outside. At most
+    10,000 images are looked at, evenly spread.
     """
     module.eval()
     found: dict[str, tuple[nn.Module, list[float], list[float]]] = {}
@@ -96,9 +98,10 @@ def observe(module: GraphModule, data: Dataset) -> None:
         lows.extend(flat.amin(1).tolist())
         highs.extend(flat.amax(1).tolist())
 
+    seen = data.x[:: -(-len(data) // _SEEN)]
     with torch.no_grad(), _watch(module, see):
-        for start in range(0, len(data), _BATCH):
-            module(torch.from_numpy(data.x[start : start + _BATCH]))
+        for start in range(0, len(seen), _BATCH):
+            module(torch.from_numpy(seen[start : start + _BATCH]))
     for function, lows, highs in found.values():
         low, high = (float(np.quantile(v, q)) for v, q in ((lows, _TAIL), (highs, 1.0 - _TAIL)))
         wider = max(_WIDER * (high - low), 1e-6)
