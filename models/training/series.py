@@ -19,7 +19,7 @@ from pi_compiler import files
 from pi_compiler.errors import ArtifactError, ParameterError
 from pi_compiler.ir.graph import Graph
 from pi_compiler.models.data import Source
-from pi_compiler.models.training.costs import ckks_cost
+from pi_compiler.models.training.costs import ckks_cost, mpc_cost
 from pi_compiler.models.training.engine import Epoch
 from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.reduction import Job, Splits, check, reduce
@@ -110,7 +110,9 @@ class Series:
                 self.graph, splits, job, place, command=self.command, teacher=teacher, baseline=baseline, progress=told
             )
             if self.options is not None and "ckks" not in record:
-                record["ckks"] = ckks_cost(place / "model.onnx", self.source.load("calibration"), self.options)
+                calibration = self.source.load("calibration")
+                record["ckks"] = ckks_cost(place / "model.onnx", calibration, self.options)
+                record["mpc"] = mpc_cost(place / "model.onnx", calibration)
                 files.write_json(place / "record.json", record)
             records.append(record)
             self._list(baseline)
@@ -130,7 +132,9 @@ class Series:
         if self.options is not None:
             original = self.folder / "original.onnx"
             files.write(original, self.model_bytes)
-            baseline["ckks"] = ckks_cost(original, self.source.load("calibration"), self.options)
+            calibration = self.source.load("calibration")
+            baseline["ckks"] = ckks_cost(original, calibration, self.options)
+            baseline["mpc"] = mpc_cost(original, calibration)
         self._list(baseline)
         return baseline
 

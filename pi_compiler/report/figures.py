@@ -28,6 +28,7 @@ Curves = Mapping[Curve, Mapping[int, Sequence[Reduced]]]
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 LINES: Final = ("-", "--", "-.", ":")
+_PANELS = 3
 _GRAY = "#555555"
 _STYLE: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",
@@ -95,9 +96,13 @@ def costs_figure(r: Reduction) -> Figure | None:
         return None
     curves = r.curves()
     with _style():
-        figure = Figure(figsize=(3.2 * len(ways) + 0.8, 3.4), layout="constrained")
-        panels: list[Axes] = list(np.atleast_1d(figure.subplots(1, len(ways), sharey=True)))
-        for axes, (way, times) in zip(panels, ways.items(), strict=True):
+        across = min(len(ways), _PANELS)
+        down = -(-len(ways) // across)
+        figure = Figure(figsize=(3.2 * across + 0.8, 2.9 * down + 0.5), layout="constrained")
+        panels: list[Axes] = list(np.ravel(figure.subplots(down, across, sharey=True)))
+        for unused in panels[len(ways) :]:
+            unused.set_visible(False)
+        for axes, (way, times) in zip(panels, ways.items(), strict=False):
             for i, (curve, budgets) in enumerate(curves.items()):
                 points = []
                 for models in budgets.values():
@@ -109,7 +114,8 @@ def costs_figure(r: Reduction) -> Figure | None:
             axes.axhline(100 * r.original.accuracy, color=_GRAY, linestyle="--", linewidth=1.0)
             axes.set_xscale("log")
             axes.set_xlabel(f"predicted seconds, {way}")
-        panels[0].set_ylabel("test accuracy (%)")
+        for first in panels[::across]:
+            first.set_ylabel("test accuracy (%)")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
     return figure
