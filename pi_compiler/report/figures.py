@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pi_compiler.report.records import Reduced, Reduction, mpc_costs
 from pi_compiler.report.statistics import ClassGap, Spread, mean_counts, spread, wilson
@@ -29,6 +30,7 @@ COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 LINES: Final = ("-", "--", "-.", ":")
 _PANELS = 3
+_DECADE = 10.0
 _GRAY = "#555555"
 _STYLE: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",
@@ -112,7 +114,11 @@ def costs_figure(r: Reduction) -> Figure | None:
                         points.append((sum(seconds) / len(seconds), over))
                 _curve(axes, i, curve_name(curve), points, joined=False)
             axes.axhline(100 * r.original.accuracy, color=_GRAY, linestyle="--", linewidth=1.0)
-            axes.set_xscale("log")
+            # Labels of a logarithmic axis that spans less than a decade run into each other.
+            if max(times.values()) > _DECADE * min(times.values()):
+                axes.set_xscale("log")
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.set_xlabel(f"predicted seconds, {way}")
         for first in panels[::across]:
             first.set_ylabel("test accuracy (%)")
