@@ -42,6 +42,7 @@ class Masked(Replacement):
         coef: (degree + 1, channels) coefficients of g, lowest first; frozen for identities.
         limit: while training, inputs are clipped to [-limit, limit] (PILLAR, 2023, section 4); infinite at first. A
             square of a square of a large value would otherwise be the last thing that training sees.
+        clipping: clip in evaluation mode too, as statistics for training need it.
         excess: while training with a finite limit, the batch's mean of the squared part beyond it, summed over
             elements, in units of the limit; what a range penalty weighs.
         low, high: what reached g on the data that ``observe`` saw; the polynomial's interval.
@@ -64,6 +65,7 @@ class Masked(Replacement):
         self.register_buffer("mask", torch.ones(node.shape))
         self.register_buffer("limit", torch.tensor(torch.inf))
         self.bounded = False
+        self.clipping = False
         self.excess: torch.Tensor | None = None
         self.register_buffer("low", torch.tensor(-1.0))
         self.register_buffer("high", torch.tensor(1.0))
@@ -77,6 +79,7 @@ class Masked(Replacement):
         if self.training and self.bounded:
             beyond = (x.abs() - self.limit).clamp(min=0.0) / self.limit
             self.excess = beyond.float().square().sum() / len(x)
+        if self.bounded and (self.training or self.clipping):
             x = x.clamp(-self.limit, self.limit)
         mask = self.mask if self.gate is None else self.gate()
         mask = mask.to(x.dtype)

@@ -157,7 +157,8 @@ def fit_polynomials(
 ) -> None:
     """Coefficients of every activation from the mean and the deviation of its inputs, channel by channel.
 
-    The limits for training come from the same statistics: six deviations of the widest channel.
+    The limits for training come from the same statistics, once: six deviations of the widest channel. Later
+    statistics are those of clipped values, which is what training sees.
 
     Raises:
         ParameterError: inputs are not finite; training has diverged.
@@ -166,6 +167,7 @@ def fit_polynomials(
 
     def see(name: str, m: Masked, x: torch.Tensor) -> None:
         axis = channel_axis(m.node)
+        x = x.clamp(-m.limit, m.limit)
         flat = x.float().reshape(-1, 1) if axis is None else x.float().movedim(axis + 1, -1).flatten(0, -2)
         before = sums.get(name, (torch.zeros(flat.shape[1]), torch.zeros(flat.shape[1]), 0))
         sums[name] = (before[0] + flat.sum(0), before[1] + flat.square().sum(0), before[2] + len(flat))
@@ -177,10 +179,14 @@ def fit_polynomials(
     ]
     training = module.training
     module.eval()
+    for m in masked.values():
+        m.clipping = True
     with torch.no_grad():
         for x in batches:
             module(x)
     module.train(training)
+    for m in masked.values():
+        m.clipping = False
     for handle in handles:
         handle.remove()
     for name, (first, second, count) in sums.items():
@@ -191,4 +197,5 @@ def fit_polynomials(
         coef = dapa(mean, std, DEGREES[masked[name].kind], mode=mode)
         with torch.no_grad():
             masked[name].coef.copy_(torch.from_numpy(coef))
-        masked[name].bound(float((np.abs(mean) + LIMIT * std).max()))
+        if not masked[name].bounded:
+            masked[name].bound(float((np.abs(mean) + LIMIT * std).max()))
