@@ -42,7 +42,9 @@ def check_round_trip(graph: Graph, folder: Path, x: np.ndarray) -> None:
 @pytest.mark.parametrize("name", sorted(n for n, e in ZOO.items() if e.path.is_file()))
 def test_every_zoo_model_goes_to_torch_and_back(name: str, tmp_path: Path) -> None:
     graph = import_model(str(ZOO[name].path)).graph
-    check_round_trip(graph, tmp_path, np.random.default_rng(0).random((3, *graph.inputs[0].shape[1:])))
+    # Nearly plain images: noise is far from any photograph, and a network of quadratics explodes on it.
+    x = 0.4 + 0.1 * np.random.default_rng(0).random((3, *graph.inputs[0].shape[1:]))
+    check_round_trip(graph, tmp_path, x)
 
 
 def test_a_model_from_elsewhere_goes_to_torch_and_back(tmp_path: Path) -> None:
