@@ -72,10 +72,10 @@ def main() -> None:
     command = "python bench/relu_budget.py " + " ".join(sys.argv[1:])
     records = []
     for job in jobs(splits, total, given.epochs, given.search_epochs, given.finetune_epochs):
-        if given.only in job.name:
+        folder = given.output / given.data / job.name
+        if given.only in job.name or (folder / "record.json").is_file():
             logging.info("run %s", job.name)
             torch.compiler.reset()
-            folder = given.output / given.data / job.name
             records.append(reduce(graph, splits, job, folder, command=command, baseline=baseline))
             write(f"relu_budget_{given.data}", rows(records, baseline))
 
