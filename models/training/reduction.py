@@ -93,12 +93,12 @@ def check(graph: Graph, splits: Splits | None, jobs: list[Job]) -> GraphModule:
     module = GraphModule(graph)
     total, faults = module.comparisons, []
     for job in jobs:
+        if not 0 <= job.budget <= total:
+            faults.append(f"budget {job.budget} is not between 0 and the model's {total} comparisons")
         known = METHODS.get(job.method)
         if known is None:
             faults.append(f"no method is called '{job.method}'; known: {', '.join(METHODS)}")
             continue
-        if not 0 <= job.budget <= total:
-            faults.append(f"budget {job.budget} is not between 0 and the model's {total} comparisons")
         if known.only_zero and job.budget:
             faults.append(f"method '{job.method}' leaves no ReLU, budget {job.budget} cannot be chosen")
         if job.kind not in known.kinds:
