@@ -14,7 +14,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ from pi_compiler.importer import import_model
 from pi_compiler.ir.graph import Graph, Node
 from pi_compiler.models.data import DATASETS, Dataset
 from pi_compiler.models.training.engine import Epoch
+from pi_compiler.models.training.extras import Extras
+from pi_compiler.models.training.fairness import fairness
 from pi_compiler.models.training.fusion import fuse_layers
 from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.masked import Kind, Masked
@@ -53,6 +55,7 @@ class Job:
         granularity: what is kept or replaced as one.
         seed: of everything random.
         recipe: how to train.
+        extras: what it has besides the method.
     """
 
     budget: int
@@ -61,11 +64,18 @@ class Job:
     granularity: Granularity
     seed: int
     recipe: Recipe
+    extras: Extras = field(default_factory=Extras)
 
     @property
     def name(self) -> str:
         """The folder's name."""
         return f"{self.budget}-{self.method}-{self.kind}-{self.granularity}-seed{self.seed}"
+
+    @property
+    def settings(self) -> Json:
+        """What decides the weights besides the name; extras only where there are any."""
+        plain = self.extras == Extras()
+        return dataclasses.asdict(self.recipe) | ({} if plain else {"extras": dataclasses.asdict(self.extras)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +188,11 @@ def reduce(
         teacher or copy.deepcopy(module),
         folder / "run",
         progress,
+        job.extras.hooks(job.seed),
     )
     module.normalize(task.batches())
     METHODS[job.method].run(task)
+    job.extras.finish(task)
     module = task.module
     observe(module, splits.train)
     if module.comparisons > job.budget:
@@ -191,6 +203,7 @@ def reduce(
         raise InternalError(
             f"the file compares {scored.comparisons} elements, training ended with {module.comparisons}"
         )
+    test = splits.test()
     record: Json = {
         "model": graph.name,
         "dataset": splits.train.name,
@@ -204,13 +217,15 @@ def reduce(
         "seed": job.seed,
         "command": command,
         "versions": versions(),
-        "settings": dataclasses.asdict(job.recipe),
+        "settings": job.settings,
         "seconds": time.perf_counter() - start,
         "stages": [{"name": s.name, "history": [_jsonable(e) for e in s.history]} for s in task.stages],
         "layers": kept_by_layer(module),
         "validation": score(scored, splits.validation),
-        "test": score(scored, splits.test()),
+        "test": score(scored, test),
     }
+    if job.extras.fairness:
+        record["fairness"] = fairness(scored, GraphModule(graph), test)
     if baseline is not None:
         record["baseline"] = baseline
     files.write_json(record_file, record)

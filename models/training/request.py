@@ -17,8 +17,10 @@ from pi_compiler.importer import Imported, import_model
 from pi_compiler.models.data import Dataset, open_source
 from pi_compiler.models.training.defaults import recipe_for
 from pi_compiler.models.training.engine import Settings
+from pi_compiler.models.training.extras import Extras
 from pi_compiler.models.training.masked import Kind
 from pi_compiler.models.training.methods.method import Granularity, Recipe
+from pi_compiler.models.training.mitigation import Form
 from pi_compiler.models.training.reduction import Job, Splits, check
 from pi_compiler.models.training.series import Series, read_splits
 from pi_compiler.options import Options
@@ -52,6 +54,7 @@ class Request:
         shapes: the same, by input name.
         maxpool: what to do with MaxPool.
         backend: whose CKKS costs to predict; ``"none"`` predicts none.
+        range_penalty, bound, clip, faults, balance, balance_form, fairness: see ``Extras``.
     """
 
     model: Path
@@ -73,6 +76,13 @@ class Request:
     shapes: Mapping[str, tuple[int, ...]] | None = None
     maxpool: Literal["refuse", "average"] = "refuse"
     backend: str = "tenseal"
+    range_penalty: Literal["none", "pillar", "boundary"] = "none"
+    bound: float = 5.0
+    clip: bool = False
+    faults: Literal["none", "pos-zero", "neg-pass"] = "none"
+    balance: float = 0.0
+    balance_form: Form = "absolute"
+    fairness: bool = False
 
     @property
     def command(self) -> str:
@@ -99,18 +109,19 @@ class Request:
         source = faults.of(lambda: open_source(self.data, self.label, self.group))
         splits = faults.of(lambda: read_splits(source)) if source is not None else None
         training = faults.of(lambda: self._recipe(None if splits is None else splits.train))
+        extras = faults.of(self._extras)
         faults.of(lambda: files.check_folder(self.output))
-        if model is None or training is None or source is None or splits is None:
+        if model is None or training is None or extras is None or source is None or splits is None:
             if model is not None:
                 # What cannot be told from the data can still be told from the model.
-                faults.of(lambda: check(model.graph, None, self._jobs(Recipe(Settings(1), Settings(1)))))
+                faults.of(lambda: check(model.graph, None, self._jobs(Recipe(Settings(1), Settings(1)), Extras())))
             faults.check()
             raise InternalError("something could not be read and left no fault")
         series = Series(
             named(model.graph, self.model),
             model.model,
             source,
-            tuple(self._jobs(training)),
+            tuple(self._jobs(training, extras)),
             self.output,
             self.command,
             None if self.backend == "none" else Options(backend=self.backend),
@@ -142,9 +153,15 @@ class Request:
         plain = self.plain or not any(map(shutil.which, ("c++", "g++", "clang++")))
         return recipe_for(data, self.epochs, self.finetune_epochs, batch_size=self.batch_size, plain=plain)
 
-    def _jobs(self, training: Recipe) -> list[Job]:
+    def _extras(self) -> Extras:
+        return Extras(
+            self.range_penalty, self.bound, self.clip, self.faults, self.balance, self.balance_form, self.fairness
+        )
+
+    def _jobs(self, training: Recipe, extras: Extras) -> list[Job]:
         wanted = itertools.product(self.seed, self.method, self.kind, self.budget)
-        jobs = [Job(b, m, cast(Kind, k), self.granularity, s, training) for s, m, k, b in wanted]
+        training = extras.recipe(training)
+        jobs = [Job(b, m, cast(Kind, k), self.granularity, s, training, extras) for s, m, k, b in wanted]
         return list({job.name: job for job in jobs}.values())
 
 

@@ -6,7 +6,6 @@ folder per reduced model. Whatever is finished stays: the same call again goes o
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -182,6 +181,6 @@ class Series:
             settings = json.loads(path.read_text())["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             return [*faults, f"{path} cannot be read: {error!r}; remove it to train again"]
-        if settings != json.loads(json.dumps(dataclasses.asdict(job.recipe))):
+        if settings != json.loads(json.dumps(job.settings)):
             faults.append(f"{path.parent} was trained with other settings; another --output, or remove it")
         return faults

@@ -63,6 +63,25 @@ def reduce(
     backend: Annotated[
         str, typer.Option("--backend", help="Whose CKKS costs to predict; none predicts none.")
     ] = "tenseal",
+    range_penalty: Annotated[
+        Literal["none", "pillar", "boundary"],
+        typer.Option("--range-penalty", help="Keeps what reaches replaced activations inside the bound."),
+    ] = "none",
+    bound: Annotated[float, typer.Option("--bound", help="Of --range-penalty and --clip.")] = 5.0,
+    clip: Annotated[bool, typer.Option("--clip", help="Cut to the bound while training.")] = False,
+    faults: Annotated[
+        Literal["none", "pos-zero", "neg-pass"],
+        typer.Option("--faults", help="Train with Circa's truncated stochastic ReLU."),
+    ] = "none",
+    balance: Annotated[
+        float, typer.Option("--balance", metavar="RATE", help="Keep groups together in a fine-tuning; 0 does not.")
+    ] = 0.0,
+    balance_form: Annotated[
+        Literal["absolute", "one-sided"], typer.Option("--balance-form", help="What --balance penalizes.")
+    ] = "absolute",
+    fairness: Annotated[
+        bool, typer.Option("--fairness", help="Gradient norms and distances to the boundary per group.")
+    ] = False,
     json: JsonFile = None,
 ) -> None:
     """Retrain a model to fewer ReLUs; started again, an interrupted run goes on."""
@@ -77,6 +96,7 @@ def reduce(
         model, data, output, tuple(budget), tuple(method or ("autorep",)), tuple(kind or ("quadratic",)), granularity,
         tuple(seed or (0,)), epochs, finetune_epochs, batch_size, plain, teacher, label, group,
         tuple(input_shape or ()), shapes, maxpool, backend,
+        range_penalty, bound, clip, faults, balance, balance_form, fairness,
     )  # fmt: skip
     train(request, json)
 

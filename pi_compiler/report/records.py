@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pi_compiler.errors import ArtifactError, ParameterError
 
-__all__ = ["Count", "Layer", "Reduced", "Reduction", "Scores", "Seen", "mpc_costs", "read_reduction"]
+__all__ = ["Count", "Group", "Layer", "Reduced", "Reduction", "Scores", "Seen", "mpc_costs", "read_reduction"]
 
 T = TypeVar("T")
 Json = Mapping[str, object]
@@ -72,6 +72,23 @@ class Layer:
     interval: tuple[float, float] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One group in a reduced model's ``fairness`` record, see ``models.training.fairness``; None: not finite."""
+
+    name: str
+    images: int
+    accuracy: float
+    drop: float
+    drop_low: float
+    drop_high: float
+    p_value: float
+    baseline_gradient: float | None
+    gradient: float | None
+    baseline_radius: float | None
+    radius: float | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Reduced:
     """One reduced model, see ``models.training.reduction``."""
@@ -94,6 +111,7 @@ class Reduced:
     test: Scores
     ckks: Json | None
     mpc: Json | None
+    fairness: tuple[Group, ...] = ()
 
     @property
     def series(self) -> tuple[str, str, str]:
@@ -229,10 +247,23 @@ def _reduced(path: Path, r: Json) -> Reduced:
         test=_scores(r["test"]),
         ckks=_mapping(r["ckks"]) if "ckks" in r else None,
         mpc=_mapping(r["mpc"]) if "mpc" in r else None,
+        fairness=tuple(_group(_mapping(g)) for g in _list(_mapping(r.get("fairness", {})).get("groups", ()))),
     )
     if found.relu_count > found.budget:
         raise ValueError(f"{found.relu_count} ReLUs exceed the budget {found.budget}")
     return found
+
+
+def _group(g: Json) -> Group:
+    def number(name: str) -> float | None:
+        return None if g[name] is None else float(str(g[name]))
+
+    return Group(
+        str(g["name"]),
+        int(str(g["images"])),
+        *(float(str(g[name])) for name in ("accuracy", "drop", "drop_low", "drop_high", "p_value")),
+        *(number(p + name) for name in ("gradient_norm", "boundary_radius") for p in ("baseline_", "")),
+    )
 
 
 def _layer(x: Json) -> Layer:

@@ -220,6 +220,7 @@ def classes_section(r: Reduction, points: Points, figures: Sequence[Picture]) ->
         parts.append(("group", original_fractions(r.original.groups), lambda p: p.groups))
     for what, before, of in parts:
         tables += [_fractions(what, before, curve_name(c), found, of) for c, found in points.items()]
+    tables += [_shapes(m) for m in r.models if m.fairness]
     return Section(
         "Classes",
         (
@@ -249,6 +250,25 @@ def _gaps(what: str, points: Points, of: Callable[[Point], ClassGap | None]) -> 
             ]  # fmt: skip
             rows.append(Row(cells(texts), "start" if i == 0 else ""))
     return Table(head, tuple(rows), f"Gaps between {'classes' if what == 'class' else 'groups'}, in points")
+
+
+def _shapes(m: Reduced) -> Table:
+    """What may explain who pays: gradients and distances, before and after."""
+    head = cells(["group", "images", "accuracy", "drop", "p", "gradient norm", "distance to the boundary"])
+    rows = []
+    for g in m.fairness:
+        ends = f"{100 * g.drop_low:.2f} to {100 * g.drop_high:.2f}"
+        texts: list[str | Cell] = [
+            g.name, f"{g.images:,}", rate(g.accuracy), Cell(f"{100 * g.drop:.2f}", ends), f"{g.p_value:.2g}",
+            f"{_maybe(g.baseline_gradient)} → {_maybe(g.gradient)}",
+            f"{_maybe(g.baseline_radius)} → {_maybe(g.radius)}",
+        ]  # fmt: skip
+        rows.append(Row(cells(texts)))
+    return Table(head, tuple(rows), folded=f"Groups of {m.folder}, all ReLUs → reduced; drops in points, paired")
+
+
+def _maybe(value: float | None) -> str:
+    return "not finite" if value is None else figure(value)
 
 
 def _fractions(

@@ -66,6 +66,26 @@ def test_reduce_then_report_on_digits(cli: Cli, digits_onnx: Path, tmp_path: Pat
     )
 
 
+def test_everything_besides_the_method_is_recorded_and_reported(cli: Cli, digits_onnx: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = cli(
+        "reduce", digits_onnx, "--data", "digits", "--budget", 100, "--range-penalty", "pillar", "--bound", 6, "--clip",
+        "--faults", "pos-zero", "--balance", 0.02, "--fairness", "--output", out, *SHORT,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    found = record(out / "100-autorep-quadratic-pixel-seed0")
+    assert found["settings"]["extras"]["faults"] == "pos-zero"
+    assert "--range-penalty pillar --bound 6 --clip" in found["command"]
+    assert [s["name"] for s in found["stages"]] == ["search", "finetune", "mitigation"]
+    groups = found["fairness"]["groups"]
+    assert sum(g["images"] for g in groups) == 355
+    told = cli("report", out)
+    assert told.code == 0, told.err
+    page = (out / "report" / "report.html").read_text()
+    assert "distance to the boundary" in page
+    assert f"{groups[0]['gradient_norm']:.3g}" in page
+
+
 def test_costs_are_those_of_a_plan_or_the_reason_why_there_is_none(digits_onnx: Path) -> None:
     digits = load("digits", "calibration")
     planned = ckks_cost(digits_onnx, digits, Options(activation=Activation("quadratic")))
