@@ -39,6 +39,12 @@ class Ring:
 
     def digits(self, level: int) -> int: ...
     def load(self, polys: int, given: int, level: int, extended: bool, content: Buffer) -> Polys: ...
+    def map(self, polys: int, level: int, extended: bool, content: Buffer) -> Polys:
+        """Polynomials that are read where they are; ``content`` lives as long, and nothing writes into it."""
+
+    def valid(self, p: Polys) -> bool:
+        """Whether every value is below its modulus."""
+
     def empty(self, polys: int, level: int, extended: bool, secret: bool = False) -> Polys: ...
     def encode(
         self,

@@ -95,7 +95,7 @@ class NativeEvaluator:
             raise ExecutionError("a ciphertext of dimension 3 cannot be conjugated", hint="relinearize first")
         if key is None:
             raise ExecutionError("there is no key for conjugation", hint="keys made with conjugate=True")
-        polys = self._core.rotate(x.polys, self._digits(x), key, self._ring.conjugation)
+        polys = self._core.rotate(x.polys, self._digits(x), self._keys.ready(key), self._ring.conjugation)
         return NativeCiphertext(self._ring, polys, x.scale)
 
     def linear_bytes(self, period: int, level: int) -> int:
@@ -141,7 +141,7 @@ class NativeEvaluator:
                 f"the key for the rotation by {step} serves levels up to {key.level}, this is level {level}",
                 hint="keys made for this model",
             )
-        return key
+        return self._keys.ready(key)
 
     def _digits(self, x: NativeCiphertext) -> Digits:
         if x.digits is None:
@@ -157,7 +157,7 @@ class NativeEvaluator:
         key = self._keys.relin
         if key is None:
             raise InternalError("the rules let a relinearization pass without its key")
-        return NativeCiphertext(self._ring, self._core.relinearize(x.polys, key), x.scale)
+        return NativeCiphertext(self._ring, self._core.relinearize(x.polys, self._keys.ready(key)), x.scale)
 
     def rescale(self, a: Ciphertext, scale: float) -> NativeCiphertext:
         x = self._own(a)
