@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -347,6 +348,34 @@ Polys linear(Context& c, const std::vector<std::tuple<Terms, const Polys*, u64>>
     return linear_sum(c.ring(), checked, level);
 }
 
+using Weighted = std::tuple<int, const Polys*, const Polys*, const Plain*>;
+
+Polys products(const Context& c, const std::vector<Weighted>& terms, const Polys& key, int level) {
+    c.level(level);
+    if (level < 1) refuse("no level is left");
+    if (terms.empty()) refuse("a sum of nothing");
+    c.key(key, level);
+    std::vector<Term> checked;
+    for (const auto& [weight, a, b, plain] : terms) {
+        if ((!a && !plain) || (b && (!a || plain))) refuse("a term that is no product");
+        if (weight == std::numeric_limits<int>::min()) refuse("a weight is too large");
+        for (const Polys* x : {a, b}) {
+            if (!x) continue;
+            c.cipher(*x);
+            if (x->level != level) refuse("operands at different levels");
+            if (x->polys != 2 && (b || plain)) refuse("a factor is not relinearized");
+        }
+        if (plain) {
+            c.own(*plain);
+            if (plain->level != level) refuse("operands at different levels");
+            if (plain->late) refuse("a late constant outside a sum of products");
+        }
+        checked.push_back({weight, a, b, plain});
+    }
+    py::gil_scoped_release release;
+    return product_sum(c.ring(), checked, key, level);
+}
+
 py::buffer_info view(Polys& p) {
     const auto n = static_cast<py::ssize_t>(p.n), word = static_cast<py::ssize_t>(sizeof(u64));
     return py::buffer_info(p.memory.data(), word, py::format_descriptor<u64>::format(), 3, {py::ssize_t{p.polys}, py::ssize_t{p.limbs}, n},
@@ -485,5 +514,6 @@ PYBIND11_MODULE(_core, m) {
                 if (a.polys != 2 || digits.level != a.level) refuse("these are not the digits of that ciphertext");
                 return rotate_extended(c.ring(), a, digits, key, c.automorphism(galois));
             }, Unlocked())
-        .def("linear_sum", &linear);
+        .def("linear_sum", &linear)
+        .def("product_sum", &products);
 }
