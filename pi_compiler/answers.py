@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -123,6 +124,7 @@ def timed_run(
     *,
     insecure: bool = False,
     flood_bits: int | None = None,
+    keys: Path | None = None,
     progress: Progress = silent,
 ) -> tuple[Json, Answers, Answers]:
     """Run samples and compare seconds, memory and precision with what was predicted.
@@ -133,6 +135,7 @@ def timed_run(
         backend: where to run; ``"auto"`` is the best that is available.
         insecure: accept parameters below 128 bits.
         flood_bits: security of the noise over answers that leave the owner of the key; None: no noise.
+        keys: folder of keys that are used again, see ``CompiledModel.session``.
         progress: observer.
 
     Returns:
@@ -145,7 +148,7 @@ def timed_run(
     memory.reset_peak()
     before = memory.resident_bytes()
     progress("keys", 0, 1)
-    session = compiled.session(backend, insecure=insecure, flood=flood)
+    session = compiled.session(backend, insecure=insecure, flood=flood, keys=keys)
     found = answer(session, inputs, progress)
     peak = memory.peak_bytes()
     name = session.backend.name

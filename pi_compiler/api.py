@@ -103,10 +103,12 @@ class CompiledModel:
         plaintext_memory: int = DEFAULT_PLAINTEXT_MEMORY,
         insecure: bool = False,
         flood: Flood | None = None,
+        keys: str | os.PathLike[str] | None = None,
     ) -> Session:
-        """Fresh keys on a backend; the returned session answers as many inputs as wanted.
+        """Keys on a backend; the returned session answers as many inputs as wanted.
 
-        With ``flood``, its outputs carry the noise that lets them leave the owner of the key.
+        With ``flood``, its outputs carry the noise that lets them leave the owner of the key. Keys are fresh, or
+        with ``keys`` those of that folder, where they are made first if it does not exist; it holds the secret key.
         """
         name = best_for(self.params, str(self.report["backend"])) if backend == AUTO else backend
         return Session(
@@ -117,6 +119,7 @@ class CompiledModel:
             plaintext_memory=plaintext_memory,
             insecure=insecure,
             flood=flood,
+            keys=None if keys is None else Path(keys),
         )
 
     def run(self, x: Samples, *, backend: str = "auto", progress: Progress | None = None) -> Result:

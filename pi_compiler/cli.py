@@ -338,6 +338,14 @@ def run(
             help="Put noise over the answers, so that handing them to others leaves K bits of security.",
         ),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys",
+            metavar="DIR2",
+            help="Keep the keys, the secret one too: made there by the first run, used again by later ones.",
+        ),
+    ] = None,
     insecure: Insecure = False,
     json: JsonFile = None,
 ) -> None:
@@ -345,10 +353,13 @@ def run(
     from pi_compiler import arrays
     from pi_compiler.answers import stacked, timed_run
     from pi_compiler.report.text import run_view
+    from pi_compiler.runtime.keyring import check_folder
 
     if is_mpc(folder):
         from pi_compiler import cli_mpc
 
+        if keys is not None:
+            raise bad_use(ParameterError(f"{folder} was compiled for mpc, which has no keys to keep"))
         meeting = (parties, network, timeout, not first_party_deals)
         cli_mpc.run(folder, input, output, backend, limit, profile, json, meeting)
         return
@@ -356,6 +367,10 @@ def run(
         raise bad_use(ParameterError(f"{folder} was compiled for ckks, which has neither parties nor network"))
     known_backend(backend)
     check_outputs(json, output, profile)
+    if keys is not None:
+        if flood_bits is not None:
+            raise bad_use(ParameterError("--flood-bits counts what leaves in one run: it takes fresh keys, no --keys"))
+        check_folder(keys)
     compiled = load(folder)
     if output is not None:
         arrays.check_format(output, list(compiled.signature.outputs))
@@ -363,7 +378,7 @@ def run(
     inputs = {name: x[:limit] for name, x in stacked(compiled, samples).items()}
     with progress() as report:
         measured, found, _ = timed_run(
-            compiled, inputs, backend, insecure=insecure, flood_bits=flood_bits, progress=report
+            compiled, inputs, backend, insecure=insecure, flood_bits=flood_bits, keys=keys, progress=report
         )
     if output is not None:
         arrays.write(output, found.outputs)

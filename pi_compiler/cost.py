@@ -83,7 +83,7 @@ class Prices:
 
     @property
     def fused(self) -> bool:
-        """Whether matrix products are done in one call, and priced so."""
+        """Whether matrix products and sums of products are done in one call each, and priced so."""
         return False
 
     def baby(self, level: int) -> float:
@@ -97,6 +97,18 @@ class Prices:
     def product(self, level: int, period: int) -> float:
         """Seconds of a product with a diagonal of a period, and of adding it."""
         return self.named("mul_plain", level) + self.named("add", level) + 2 * self.overhead
+
+    def tensor(self, level: int) -> float:
+        """Seconds of a product of ciphertexts in a sum of products."""
+        return self.named("mul", level) + self.named("add", level) + 2 * self.overhead
+
+    def scaled(self, level: int) -> float:
+        """Seconds of a product with a constant in a sum of products."""
+        return self.named("mul_plain", level) + self.named("add", level) + 2 * self.overhead
+
+    def relinearize_rescale(self, level: int) -> float:
+        """Seconds to relinearize and rescale a sum of products at a level."""
+        return self.named("relinearize", level) + self.named("rescale", level) + 2 * self.overhead
 
     def hoist(self, level: int) -> float:
         """Seconds for what the baby steps of one ciphertext share."""
@@ -145,6 +157,15 @@ class FusedPrices(Prices):
 
     def product(self, level: int, period: int) -> float:
         return self._price(switching.product(self._params, level, period, late=self.late)) + self.overhead
+
+    def tensor(self, level: int) -> float:
+        return self._price(switching.tensor(self._params, level)) + self.overhead
+
+    def scaled(self, level: int) -> float:
+        return self._price(switching.scaled(self._params, level)) + self.overhead
+
+    def relinearize_rescale(self, level: int) -> float:
+        return self._price(switching.relinearize_rescale(self._params, level)) + self.overhead
 
     def hoist(self, level: int) -> float:
         return self._price(switching.decompose(self._params, level))

@@ -168,6 +168,28 @@ class Conjugating(Protocol):
         """Dimension 2 only; takes a key of its own."""
 
 
+@runtime_checkable
+class MapsKeys(Protocol):
+    """A backend that keeps evaluation keys in the form that it computes with."""
+
+    def map_keys(self, params: Params, folder: Path, *, insecure: bool = False) -> EvalKeys:
+        """What ``load_keys`` gives, mapped from a file; that is written into the folder first if it is not there.
+
+        Raises:
+            ArtifactError: the keys are damaged or incomplete.
+            ExecutionError: they are for other parameters.
+        """
+
+
+@runtime_checkable
+class LeveledKeys(Protocol):
+    """Keys that serve rotations only up to some level each."""
+
+    @property
+    def levels(self) -> Mapping[int, int]:
+        """Per rotation amount in 1 .. slots - 1 the highest level."""
+
+
 class Backend(Protocol):
     """One way to run a program."""
 
@@ -329,5 +351,15 @@ def require(backend: Backend, program: Program, params: Params, keys: EvalKeys |
     if missing:
         some = ", ".join(map(str, sorted(missing)[:8]))
         raise ExecutionError(f"{len(missing)} rotation keys are missing: {some}", hint="keys made for this model")
+    if isinstance(keys, LeveledKeys):
+        serves = keys.levels
+        low = {
+            k for k, level in program.rotation_levels().items() if k % params.slots and serves[k % params.slots] < level
+        }
+        if low:
+            some = ", ".join(map(str, sorted(low)[:8]))
+            raise ExecutionError(
+                f"{len(low)} rotation keys serve lower levels than needed: {some}", hint="keys made for this model"
+            )
     if program.count(Opcode.RELINEARIZE) and not keys.relinearize:
         raise ExecutionError("the relinearization key is missing", hint="keys made for this model")

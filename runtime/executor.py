@@ -2,7 +2,8 @@
 
 ``prepare`` does what depends on the program only, once; ``execute`` runs it on inputs, as often as
 wanted. A program may have 10^6 instructions, so the walk costs about a microsecond each. Evaluators
-that do matrix products in one call get them so (``fuse``); their time is that of the last addition.
+that do matrix products in one call get them so (``fuse``); their time is that of the last addition. So do those
+that do sums of products in one call; their time is that of relinearizing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from pi_compiler.errors import BackendError, ExecutionError, InternalError, UnsupportedInstruction
 from pi_compiler.ir.program import Opcode, Program
 from pi_compiler.runtime.backend import SHARED_OPCODES, Ciphertext, Conjugating, Evaluator, Plaintext
-from pi_compiler.runtime.fuse import NO_FUSION, Fusion, Giant, LinearEvaluator, fuse
+from pi_compiler.runtime.fuse import NO_FUSION, Fusion, Giant, LinearEvaluator, ProductEvaluator, Term, fuse
 from pi_compiler.runtime.rules import mismatch
 from pi_compiler.runtime.trace import ENCODE, Event, OpTime, Trace
 
@@ -48,7 +49,7 @@ class Prepared:
         plaintexts: per plaintext its encoding, None where it is encoded at each use.
         plaintext_bytes: memory of those encoded.
         last: per value the last instruction that reads it, as ``Program.last_uses``.
-        fusion: the matrix products that the evaluator does in one call; empty where it does none.
+        fusion: what the evaluator does in one call; empty where it does nothing so.
     """
 
     program: Program
@@ -79,7 +80,8 @@ def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int, fu
         UnsupportedInstruction: the program has an instruction that evaluators lack.
     """
     _check(program, evaluator)
-    fusion = fuse(program) if fused and isinstance(evaluator, LinearEvaluator) else NO_FUSION
+    linear, products = isinstance(evaluator, LinearEvaluator), isinstance(evaluator, ProductEvaluator)
+    fusion = fuse(program, linear=linear, products=products) if fused and (linear or products) else NO_FUSION
     if isinstance(evaluator, LinearEvaluator) and _linear_bytes(program, evaluator, fusion) > plaintext_memory:
         fusion = fusion.postponed()
     slot, keys, uses = _plaintext_slots(program, fusion)
@@ -103,7 +105,7 @@ def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int, fu
             continue
         plaintexts[k] = plaintext
         held += size
-    last = fusion.last_uses(program) if fusion.sums else program.last_uses().tolist()
+    last = fusion.last_uses(program) if fusion.skipped else program.last_uses().tolist()
     return Prepared(program, evaluator, slot, keys, plaintexts, held, last, fusion)
 
 
@@ -164,6 +166,7 @@ def _run(
     clock, size_of = time.perf_counter, ev.ciphertext_bytes
     slot, keys, plaintexts, last = prepared.slot, prepared.keys, prepared.plaintexts, prepared.last
     sums, skipped, babies = prepared.fusion.sums, prepared.fusion.skipped, prepared.fusion.babies
+    product_sums = prepared.fusion.product_sums
     seconds, counts, segments = walk.seconds, walk.counts, walk.segments
     total, first = len(program), program.arity
     scales = program.scale[first:].tolist()
@@ -196,6 +199,11 @@ def _run(
         x = live[a]
         if i in sums:
             y, late, spent = _sum(prepared, live, i)
+            seconds[origin * _CODES + _ENCODE] += spent
+            counts[origin * _CODES + _ENCODE] += late
+            now += spent
+        elif i in product_sums:
+            y, late, spent = _product_sum(prepared, live, i)
             seconds[origin * _CODES + _ENCODE] += spent
             counts[origin * _CODES + _ENCODE] += late
             now += spent
@@ -242,7 +250,7 @@ def _run(
                 peak_bytes = held
             if alive > peak:
                 peak = alive
-        reads = (a, b) if i not in sums else prepared.fusion.reads(program, i)
+        reads = prepared.fusion.reads(program, i) if i in sums or i in product_sums else (a, b)
         for value in reads:
             if value >= 0 and last[value] == i and live[value] is not None:
                 live[value] = None
@@ -251,7 +259,7 @@ def _run(
                 of_size[size[value]] -= 1
         x = y = None
         then = clock()
-        seconds[origin * _CODES + op] += then - now
+        seconds[origin * _CODES + (_RELINEARIZE if i in product_sums else op)] += then - now
         counts[origin * _CODES + op] += 1
         now = then
     walk.peak, walk.peak_bytes = peak, peak_bytes
@@ -269,19 +277,45 @@ def _sum(prepared: Prepared, live: list[Ciphertext | None], root: int) -> tuple[
     for step, products in found.giants:
         terms = []
         for at in products:
-            k = prepared.slot[at]
-            plain = prepared.plaintexts[k]
-            if plain is None:
-                start = time.perf_counter()
-                plain = _encode(program, ev, prepared.keys[k], prepared.fusion.late)
-                spent += time.perf_counter() - start
-                late += 1
+            plain, took = _plaintext(prepared, at)
+            spent += took
+            late += took > 0
             terms.append((live[int(program.a[at])], plain))
         giants.append((step, terms))
     total = ev.linear_sum(giants)
     for value in found.addends:
         total = ev.add(total, live[value])
     return total, late, spent
+
+
+def _product_sum(prepared: Prepared, live: list[Ciphertext | None], root: int) -> tuple[Ciphertext, int, float]:
+    """A fused sum of products; constants encoded on the way, and the seconds that took."""
+    program, ev = prepared.program, prepared.evaluator
+    if not isinstance(ev, ProductEvaluator):
+        raise InternalError("a sum of products was fused for an evaluator that does none")
+    late, spent = 0, 0.0
+    terms: list[Term] = []
+    for term in prepared.fusion.product_sums[root].terms:
+        plain = None
+        if term.plain >= 0:
+            plain, took = _plaintext(prepared, term.plain)
+            spent += took
+            late += took > 0
+        a, b = (live[v] if v >= 0 else None for v in (term.a, term.b))
+        terms.append((term.weight, a, b, plain))
+    return ev.product_sum(terms, float(program.scale[program.arity + root])), late, spent
+
+
+def _plaintext(prepared: Prepared, at: int) -> tuple[Plaintext, float]:
+    """An instruction's constant, and the seconds that encoding took if it was encoded now."""
+    k = prepared.slot[at]
+    plain = prepared.plaintexts[k]
+    if plain is not None:
+        return plain, 0.0
+    start = time.perf_counter()
+    key = prepared.keys[k]
+    plain = _encode(prepared.program, prepared.evaluator, key, key[3] and prepared.fusion.late)
+    return plain, time.perf_counter() - start
 
 
 def _encode(program: Program, evaluator: Evaluator, key: _Key, late: bool) -> Plaintext:

@@ -1,15 +1,19 @@
-"""Finds matrix products in a program, for evaluators that do one in a single call.
+"""Finds matrix products and sums of products in a program, for evaluators that do one in a single call.
 
 A baby-step giant-step product is a tree of additions over rotations (giant steps) of trees of
 additions over plaintext products of rotations (baby steps). Nothing is marked in the program: the
 pattern is found where every inner value is used once, so any kernel that writes it profits. What
 remains is executed instruction by instruction, which is also the oracle for this.
+
+A sum of products is what is relinearized and then rescaled: a tree of sums and differences over products of
+ciphertexts, products with constants, and whatever else. So are squares, and the nodes of a polynomial's
+evaluation plan. Relinearization and rescaling divide one after the other; in one call they divide once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from pi_compiler.ir.graph import FloatArray
@@ -18,6 +22,10 @@ from pi_compiler.runtime.backend import Ciphertext, Evaluator, Plaintext
 
 Giant: TypeAlias = tuple[int, Sequence[tuple[Ciphertext, Plaintext]]]
 """A rotation amount, and the products whose sum it rotates."""
+
+
+_HEAVIEST = 1 << 20
+"""Weights that are multiplied out; doubling more often than that is left as it stands."""
 
 
 @runtime_checkable
@@ -37,6 +45,48 @@ class LinearEvaluator(Evaluator, Protocol):
         """The sum over all giant steps of the rotated sums of products."""
 
 
+Term: TypeAlias = tuple[int, Ciphertext | None, Ciphertext | None, Plaintext | None]
+"""A weight, and what it multiplies: a product of two ciphertexts, of one with a constant, or either alone."""
+
+
+@runtime_checkable
+class ProductEvaluator(Evaluator, Protocol):
+    """What an evaluator has besides ``Evaluator`` if it fuses sums of products."""
+
+    def product_sum(self, terms: Sequence[Term], scale: float) -> Ciphertext:
+        """The sum of the terms, relinearized and rescaled; ``scale`` is the exact one of the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addend:
+    """One term of a fused sum of products; where there is none of a kind, -1.
+
+    Attributes:
+        weight: what it is multiplied by.
+        a: a value.
+        b: another value, its factor.
+        plain: the instruction whose constant multiplies it, or is the term itself.
+    """
+
+    weight: int
+    a: int
+    b: int = -1
+    plain: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ProductSum:
+    """One fused sum of products, at the instruction that rescales it.
+
+    Attributes:
+        terms: what is summed.
+        covered: the instructions that are not executed by themselves, the root left out.
+    """
+
+    terms: tuple[Addend, ...]
+    covered: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Sum:
     """One fused matrix product.
@@ -54,7 +104,7 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """The matrix products of a program.
+    """The matrix products and sums of products of a program.
 
     Attributes:
         sums: per root instruction what it sums.
@@ -62,6 +112,7 @@ class Fusion:
         babies: rotations that only sums read, and that take another form for them.
         products: MUL_PLAIN instructions inside sums.
         late: whether sums get late constants.
+        product_sums: per root instruction, which rescales, what it sums.
     """
 
     sums: dict[int, Sum]
@@ -69,6 +120,7 @@ class Fusion:
     babies: frozenset[int]
     products: frozenset[int]
     late: bool = False
+    product_sums: Mapping[int, ProductSum] = field(default_factory=dict)
 
     def postponed(self) -> Fusion:
         """The same products with late constants.
@@ -86,6 +138,8 @@ class Fusion:
             found = self.sums[at]
             terms = (int(program.a[k]) for _, products in found.giants for k in products)
             return (*terms, *found.addends)
+        if at in self.product_sums:
+            return tuple(v for t in self.product_sums[at].terms for v in (t.a, t.b) if v >= 0)
         a, b = int(program.a[at]), int(program.b[at])
         return (a,) if b < 0 else (a, b)
 
@@ -105,17 +159,29 @@ NO_FUSION = Fusion({}, frozenset(), frozenset(), frozenset())
 """Every instruction by itself."""
 
 
-def fuse(program: Program) -> Fusion:
-    """Find the matrix products, last ones first, so that a root is the top of its tree."""
+def fuse(program: Program, *, linear: bool = True, products: bool = True) -> Fusion:
+    """Find what can be fused, last ones first, so that a root is the top of its tree.
+
+    Args:
+        program: where to look.
+        linear: find matrix products.
+        products: find sums of products.
+    """
     finder = _Finder(program)
     sums: dict[int, Sum] = {}
+    product_sums: dict[int, ProductSum] = {}
     skipped: set[int] = set()
     for at in reversed(range(len(program))):
-        if finder.op[at] == Opcode.ADD and at not in skipped and (found := finder.sum_at(at)) is not None:
+        if at in skipped:
+            continue
+        if products and finder.op[at] == Opcode.RESCALE and (terms := finder.product_sum_at(at)) is not None:
+            product_sums[at] = terms
+            skipped.update(terms.covered)
+        elif linear and finder.op[at] == Opcode.ADD and (found := finder.sum_at(at)) is not None:
             sums[at] = found
             skipped.update(found.covered)
-    products = frozenset(k for found in sums.values() for _, ks in found.giants for k in ks)
-    return Fusion(sums, frozenset(skipped), finder.babies(products), products)
+    inside = frozenset(k for found in sums.values() for _, ks in found.giants for k in ks)
+    return Fusion(sums, frozenset(skipped), finder.babies(inside), inside, product_sums=product_sums)
 
 
 class _Finder:
@@ -176,6 +242,41 @@ class _Finder:
             return None
         found = [k for k in products if k is not None]
         return self.imm[rotation], found, [rotation, *covered, *found]
+
+    def product_sum_at(self, root: int) -> ProductSum | None:
+        """What a rescaling sums, if it divides what was relinearized for it alone."""
+        switched = self.inner(self.a[root], Opcode.RELINEARIZE)
+        if switched is None:
+            return None
+        terms: list[Addend] = []
+        covered = [switched]
+        todo = [(self.a[switched], 1, 1)]  # value, its weight, how often it is read here
+        while todo:
+            value, weight, reads = todo.pop()
+            at = value - self.first
+            if at < 0 or self.uses[value] != reads or abs(weight) > _HEAVIEST:
+                terms.append(Addend(weight, value))
+                continue
+            a, b = self.a[at], self.b[at]
+            match self.op[at]:
+                case Opcode.MUL:
+                    terms.append(Addend(weight, a, b))
+                case Opcode.MUL_PLAIN if self.dimension[a] == 2:
+                    terms.append(Addend(weight, a, plain=at))
+                case Opcode.ADD if a == b:
+                    todo.append((a, 2 * weight, 2))
+                case Opcode.ADD | Opcode.SUB as op:
+                    todo += [(a, weight, 1), (b, weight if op == Opcode.ADD else -weight, 1)]
+                case Opcode.NEG:
+                    todo.append((a, -weight, 1))
+                case Opcode.ADD_PLAIN:
+                    terms.append(Addend(weight, -1, plain=at))
+                    todo.append((a, weight, 1))
+                case _:
+                    terms.append(Addend(weight, value))
+                    continue
+            covered.append(at)
+        return ProductSum(tuple(terms), tuple(covered))
 
     def babies(self, products: frozenset[int]) -> frozenset[int]:
         """Rotations that nothing but these products reads."""

@@ -87,7 +87,20 @@ def require_secure(params: Params, *, insecure: bool) -> None:
 
 
 def write_sealed(path: Path, write: Callable[[str], None], *, private: bool = False) -> int:
-    """Have a library write a file, append its digest, and only then give it its name.
+    """Like ``write_whole``, with the file's digest behind what the library wrote."""
+
+    def seal(name: str) -> None:
+        write(name)
+        part = Path(name)
+        digest = _digest(part, part.stat().st_size)
+        with part.open("ab") as file:
+            file.write(digest)
+
+    return write_whole(path, seal, private=private)
+
+
+def write_whole(path: Path, write: Callable[[str], None], *, private: bool = False) -> int:
+    """Have a library write a file, and only when all of it is on the disk give it its name.
 
     Args:
         path: the final name; an existing file is replaced, unless ``private``.
@@ -107,10 +120,7 @@ def write_sealed(path: Path, write: Callable[[str], None], *, private: bool = Fa
         part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o644))
         write(str(part))
-        digest = _digest(part, part.stat().st_size)
         with part.open("ab") as file:
-            file.write(digest)
-            file.flush()
             os.fsync(file.fileno())
         size = part.stat().st_size
         part.rename(path)

@@ -1,7 +1,7 @@
 """Both halves of an encrypted inference in one process: for demos, tests and measurements.
 
-``Session`` makes keys, prepares the program once and then answers inputs. The two halves stay two
-objects: the evaluator is built from parameters and evaluation keys only.
+``Session`` makes keys or opens those of a folder, prepares the program once and then answers inputs. The two
+halves stay two objects: the evaluator is built from parameters and evaluation keys only.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from pi_compiler.errors import ExecutionError, ShapeMismatch
+from pi_compiler.errors import ExecutionError, ParameterError, ShapeMismatch
 from pi_compiler.ir.client_ops import apply_client_ops
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.params import Params
@@ -21,6 +22,7 @@ from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Opcode, Port, Progr
 from pi_compiler.runtime.backend import Backend, Ciphertext, Client, get_backend, require
 from pi_compiler.runtime.executor import Prepared, Progress, execute, prepare
 from pi_compiler.runtime.flooding import Flood
+from pi_compiler.runtime.keyring import open_keys
 from pi_compiler.runtime.trace import Trace
 
 
@@ -90,8 +92,10 @@ class Session:
         plaintext_memory: bytes that encoded constants may take.
         insecure: allow parameters below 128-bit security.
         flood: noise over decrypted outputs, for outputs that leave the owner of the key.
+        keys: folder of keys that outlast the session, made there if there are none; None: fresh ones.
 
     Raises:
+        ArtifactError: the kept keys are damaged.
         BackendError: the backend is missing or cannot run the program.
         ParameterError: the parameters are insecure or outside what the backend can do.
     """
@@ -106,21 +110,31 @@ class Session:
         plaintext_memory: int = DEFAULT_PLAINTEXT_MEMORY,
         insecure: bool = False,
         flood: Flood | None = None,
+        keys: Path | None = None,
     ) -> None:
+        if keys is not None and flood is not None:
+            raise ParameterError(
+                "noise over released outputs is counted for one session, and kept keys outlast it",
+                hint="fresh keys for outputs that leave their owner",
+            )
         self.flood, self._released = flood, 0
         self.backend: Backend = get_backend(backend)
         self.program, self.params, self.signature = program, params, signature
         require(self.backend, program, params)
         start = time.perf_counter()
-        needs_relinearization = bool(program.count(Opcode.RELINEARIZE))
-        self.client: Client = self.backend.keygen(
-            params, program.rotation_levels(), relinearize=needs_relinearization, insecure=insecure
-        )
-        keys = self.client.eval_keys
-        self.key_bytes = keys.nbytes
+        self.client: Client
+        if keys is None:
+            needs_relinearization = bool(program.count(Opcode.RELINEARIZE))
+            self.client = self.backend.keygen(
+                params, program.rotation_levels(), relinearize=needs_relinearization, insecure=insecure
+            )
+            evaluation = self.client.eval_keys
+        else:
+            self.client, evaluation = open_keys(self.backend, program, params, keys, insecure=insecure)
+        self.key_bytes = evaluation.nbytes
         self.keygen_seconds = time.perf_counter() - start
         start = time.perf_counter()
-        evaluator = self.backend.evaluator(params, keys)
+        evaluator = self.backend.evaluator(params, evaluation)
         self.prepared: Prepared = prepare(program, evaluator, plaintext_memory=plaintext_memory)
         self.prepare_seconds = time.perf_counter() - start
 

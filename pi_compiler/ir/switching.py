@@ -67,6 +67,26 @@ def product(p: Params, level: int, period: int, *, late: bool) -> FloatArray:
     return _work(transform=share * limbs, move=share * limbs, product=limbs)
 
 
+def tensor(p: Params, level: int) -> FloatArray:
+    """A product of two ciphertexts, added to a sum of such: four products of limbs."""
+    return _work(product=2 * (level + 1))
+
+
+def scaled(p: Params, level: int) -> FloatArray:
+    """A product with a constant made beforehand, added to a sum over the chain."""
+    return _work(product=level + 1)
+
+
+def relinearize_rescale(p: Params, level: int) -> FloatArray:
+    """A sum of products relinearized, and divided at once by the special primes and the level's own."""
+    divided = _work(
+        transform=len(p.special) + 1 + level,
+        convert=(len(p.special) + 1) * level,
+        move=len(p.special) + 1 + 2 * level,
+    )
+    return decompose(p, level) + apply_key(p, level) + _work(move=2 * (level + 1)) + 2 * divided
+
+
 def finish(p: Params, level: int) -> FloatArray:
     """What a sum of giant steps takes at its end."""
     return divide(p, level) + _work(move=2 * (level + 1 + len(p.special)))

@@ -162,6 +162,11 @@ class Algebra(ABC):
         """What is done inside belongs to one matrix product."""
         yield
 
+    @contextmanager
+    def product_sum(self) -> Iterator[None]:
+        """What is done inside is summed, relinearized and rescaled together; sums may lie inside of others."""
+        yield
+
     def sum(self, values: list[Value]) -> Value:
         """Their sum, left to right."""
         total = values[0]
@@ -210,6 +215,10 @@ class Numbers(Algebra):
                 return x
 
 
+_RELINEARIZED = object()
+"""Stands for a value that a sum of products relinearized; rescaling it is priced with that."""
+
+
 class Cost(Algebra):
     """Values are nothing; instructions are counted and priced per origin.
 
@@ -224,6 +233,7 @@ class Cost(Algebra):
         self.counts: dict[str, dict[Opcode, int]] = {}
         self.rotation_keys: dict[int, int] = {}
         self._inside = False
+        self._summing = 0
         self._baby: tuple[int, int] | None = None
         self._hoisted: set[tuple[int, int]] = set()
 
@@ -235,6 +245,28 @@ class Cost(Algebra):
         self._inside = False
         if self.prices.fused and self.counts[self.origin].get(Opcode.ROTATE, 0) > before:
             self._spend(self.prices.finish(self._level))
+
+    @contextmanager
+    def product_sum(self) -> Iterator[None]:
+        self._summing += self.prices.fused
+        yield
+        self._summing -= self.prices.fused
+
+    def _in_sum(self, op: Opcode, a: Value) -> float:
+        """Seconds of an instruction that a sum of products does on its way."""
+        match op:
+            case Opcode.MUL:
+                return self.prices.tensor(a.level)
+            case Opcode.MUL_PLAIN:
+                return self.prices.scaled(a.level)
+            case Opcode.RELINEARIZE:
+                return self.prices.relinearize_rescale(a.level)
+            case Opcode.RESCALE if a.data is not _RELINEARIZED:
+                return self.prices.of(op, a.type)
+            case Opcode.DROP_LEVEL:
+                return self.prices.of(op, a.type)
+            case _:
+                return 0.0
 
     def rotated(self, a: Value, by: int, level: int) -> Value:
         self._baby = (id(a.data), level)
@@ -263,6 +295,8 @@ class Cost(Algebra):
     ) -> object:
         if self._inside:
             self._spend(self._in_product(op, a.level, const))
+        elif self._summing:
+            self._spend(self._in_sum(op, a))
         else:
             self._spend(self.prices.square(a.level) if op is Opcode.MUL and a is b else self.prices.of(op, a.type))
         counts = self.counts.setdefault(self.origin, {})
@@ -270,4 +304,4 @@ class Cost(Algebra):
         if op is Opcode.ROTATE:
             key = imm % self.slots
             self.rotation_keys[key] = max(a.level, self.rotation_keys.get(key, 0))
-        return object()
+        return _RELINEARIZED if op is Opcode.RELINEARIZE and self._summing else object()

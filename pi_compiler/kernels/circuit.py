@@ -83,4 +83,5 @@ def _product(alg: Algebra, a: Value, b: Value, level: int) -> Value:
     """
     left = alg.drop_level(a, level + 1)
     right = left if a is b else alg.drop_level(b, level + 1)
-    return alg.rescale(alg.relinearize(alg.mul(left, right)))
+    with alg.product_sum():
+        return alg.rescale(alg.relinearize(alg.mul(left, right)))

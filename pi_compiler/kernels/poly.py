@@ -52,6 +52,11 @@ class _Walk:
     def product(self, left: int, right: int, level: int, basis: str) -> Value:
         """B_(left + right) from its parts, at ``level - 1``."""
         alg = self.alg
+        with alg.product_sum():
+            return alg.rescale(alg.relinearize(self._product(left, right, level, basis)))
+
+    def _product(self, left: int, right: int, level: int, basis: str) -> Value:
+        alg = self.alg
         a = alg.drop_level(self.basis[left], level)
         b = a if left == right else alg.drop_level(self.basis[right], level)
         value = alg.mul(a, b)
@@ -62,12 +67,13 @@ class _Walk:
             else:
                 rest = alg.drop_level(self.basis[left - right], level)
                 value = alg.sub(value, alg.mul_plain(rest, 1.0, value.scale / rest.scale))
-        return alg.rescale(alg.relinearize(value))
+        return value
 
     def finish(self, node: Split | Leaf, level: int, scale: float) -> Value:
         """The node's value at a level and scale, rescaled and relinearized."""
-        raised = self.raised(node, level + 1, scale * self.alg.primes[level + 1])
-        return self.alg.rescale(self.alg.relinearize(raised))
+        with self.alg.product_sum():
+            raised = self.raised(node, level + 1, scale * self.alg.primes[level + 1])
+            return self.alg.rescale(self.alg.relinearize(raised))
 
     def raised(self, node: Split | Leaf, level: int, scale: float) -> Value:
         """The node's value in double scale, before rescaling."""

@@ -20,6 +20,7 @@ from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import Opcode
 from pi_compiler.runtime.backend import SHARED_OPCODES, Capabilities, EvalKeys, Rotations
 from pi_compiler.runtime.native.evaluator import NativeEvaluator
+from pi_compiler.runtime.native.mapped import map_keys
 from pi_compiler.runtime.native.material import NativeKeys, NativeRing, core_error, load_keys
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ class NativeBackend:
 
     def load_keys(self, params: Params, folder: Path, *, insecure: bool = False) -> NativeKeys:
         return load_keys(self._ring(params, insecure), folder)
+
+    def map_keys(self, params: Params, folder: Path, *, insecure: bool = False) -> NativeKeys:
+        return map_keys(self._ring(params, insecure), folder)
 
     def load_client(
         self,

@@ -62,4 +62,15 @@ struct Giant {
 // giant step's second polynomial and once at the end.
 Polys linear_sum(const Ring& ring, const std::vector<Giant>& giants, int level);
 
+// A weight times: a b; or a plain; or a alone, of two or three polynomials; or plain alone.
+struct Term {
+    int weight;
+    const Polys* a;
+    const Polys* b;
+    const Plain* plain;
+};
+
+// The sum, relinearized and rescaled: the result is one level below.
+Polys product_sum(const Ring& ring, const std::vector<Term>& terms, const Polys& key, int level);
+
 }  // namespace pi

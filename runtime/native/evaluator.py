@@ -11,7 +11,7 @@ from pi_compiler.errors import ExecutionError, InternalError
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.program import CtType
 from pi_compiler.runtime.backend import Ciphertext, Plaintext
-from pi_compiler.runtime.fuse import Giant
+from pi_compiler.runtime.fuse import Giant, Term
 from pi_compiler.runtime.native.material import NativeCiphertext, NativeKeys, NativePlaintext
 from pi_compiler.runtime.rules import Rules
 
@@ -95,7 +95,7 @@ class NativeEvaluator:
             raise ExecutionError("a ciphertext of dimension 3 cannot be conjugated", hint="relinearize first")
         if key is None:
             raise ExecutionError("there is no key for conjugation", hint="keys made with conjugate=True")
-        polys = self._core.rotate(x.polys, self._digits(x), key, self._ring.conjugation)
+        polys = self._core.rotate(x.polys, self._digits(x), self._keys.ready(key), self._ring.conjugation)
         return NativeCiphertext(self._ring, polys, x.scale)
 
     def linear_bytes(self, period: int, level: int) -> int:
@@ -134,6 +134,38 @@ class NativeEvaluator:
         ]
         return NativeCiphertext(self._ring, self._core.linear_sum(keyed, result.level), result.scale)
 
+    def product_sum(self, terms: Sequence[Term], scale: float) -> NativeCiphertext:
+        found: list[tuple[int, Polys | None, Polys | None, Plain | None]] = []
+        constants: list[NativePlaintext] = []
+        total: CtType | None = None
+        for weight, a, b, plain in terms:
+            c = None if plain is None else self._plain(plain)
+            if a is None:
+                if c is None:
+                    raise ExecutionError("a term of nothing")
+                constants.append(c)
+                found.append((weight, None, None, c.plain))
+                continue
+            x, y = self._own(a), None if b is None else self._own(b)
+            if y is not None:
+                type_ = self._rules.mul(x.type, y.type)
+            else:
+                type_ = x.type if c is None else self._rules.mul_plain(x.type, c.plain.level, c.scale)
+            total = type_ if total is None else self._rules.add(total, type_)
+            found.append((weight, x.polys, None if y is None else y.polys, None if c is None else c.plain))
+        if total is None:
+            raise ExecutionError("a sum of no products")
+        for c in constants:
+            self._rules.add_plain(total, c.plain.level, c.scale)
+        self._rules.rescale(self._rules.relinearize(total), scale)
+        polys = self._core.product_sum(found, self._relinearization_key(), total.level)
+        return NativeCiphertext(self._ring, polys, scale)
+
+    def _relinearization_key(self) -> Polys:
+        if self._keys.relin is None:
+            raise InternalError("the rules let a relinearization pass without its key")
+        return self._keys.ready(self._keys.relin)
+
     def _key(self, step: int, level: int) -> Polys:
         key = self._keys.rotation[step]
         if key.level < level:
@@ -141,7 +173,7 @@ class NativeEvaluator:
                 f"the key for the rotation by {step} serves levels up to {key.level}, this is level {level}",
                 hint="keys made for this model",
             )
-        return key
+        return self._keys.ready(key)
 
     def _digits(self, x: NativeCiphertext) -> Digits:
         if x.digits is None:
@@ -154,10 +186,7 @@ class NativeEvaluator:
     def relinearize(self, a: Ciphertext) -> NativeCiphertext:
         x = self._own(a)
         self._rules.relinearize(x.type)
-        key = self._keys.relin
-        if key is None:
-            raise InternalError("the rules let a relinearization pass without its key")
-        return NativeCiphertext(self._ring, self._core.relinearize(x.polys, key), x.scale)
+        return NativeCiphertext(self._ring, self._core.relinearize(x.polys, self._relinearization_key()), x.scale)
 
     def rescale(self, a: Ciphertext, scale: float) -> NativeCiphertext:
         x = self._own(a)

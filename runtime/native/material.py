@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +33,15 @@ from pi_compiler.runtime.backend import Ciphertext
 
 SEED_BYTES = 32
 ROTATIONS, RELINEARIZE, CONJUGATE = "rotations.native", "relinearize.native", "conjugate.native"
+MAPPED = "mapped.native"
 _MAGIC = b"pi-compiler native 1\n"
 _LONGEST_HEADER = 1 << 20
 _HINT = "keys made for this model"
 _ERRORS = (ValueError, IndexError, MemoryError, OverflowError, TypeError)
 
 Header: TypeAlias = Mapping[str, object]
+KeySeed: TypeAlias = tuple[int, bytes]
+"""The highest level that a key serves, and the seed of its uniform half."""
 
 
 def core_error() -> str | None:
@@ -195,10 +198,29 @@ class NativePlaintext:
     scale: float
 
 
-class NativeKeys:
-    """Rotation, relinearization and conjugation keys; public, and nothing else in it."""
+class KeySource(Protocol):
+    """A file whose keys are looked at when they are first used."""
 
-    __slots__ = ("conjugation", "relin", "ring", "rotation")
+    def check(self, key: core.Polys) -> None:
+        """Refuse a key that is not what was written.
+
+        Raises:
+            ArtifactError: it is damaged, or the file changed.
+        """
+
+
+class NativeKeys:
+    """Rotation, relinearization and conjugation keys; public, and nothing else in it.
+
+    Args:
+        ring: what they are for.
+        rotation: keys by rotation amount.
+        relin: the relinearization key.
+        conjugation: the key for conjugation.
+        source: the mapped file that they lie in; None: they are in memory and checked.
+    """
+
+    __slots__ = ("conjugation", "relin", "ring", "rotation", "source")
 
     def __init__(
         self,
@@ -206,8 +228,25 @@ class NativeKeys:
         rotation: Mapping[int, core.Polys],
         relin: core.Polys | None,
         conjugation: core.Polys | None = None,
+        source: KeySource | None = None,
     ) -> None:
         self.ring, self.rotation, self.relin, self.conjugation = ring, rotation, relin, conjugation
+        self.source = source
+
+    def ready(self, key: core.Polys) -> core.Polys:
+        """The key, after what has to be checked before arithmetic.
+
+        Raises:
+            ArtifactError: it is damaged.
+        """
+        if self.source is not None:
+            self.source.check(key)
+        return key
+
+    @property
+    def levels(self) -> dict[int, int]:
+        """Per rotation amount the highest level that its key serves."""
+        return {step: key.level for step, key in self.rotation.items()}
 
     @property
     def rotations(self) -> frozenset[int]:
@@ -269,38 +308,56 @@ def read(params: Params, path: Path, kind: str) -> tuple[Header, memoryview]:
     return header, whole[start + len(line) + 1 :]
 
 
-def write_keys(ring: NativeRing, path: Path, made: Mapping[int, tuple[bytes, core.Polys]]) -> int:
-    """Write keys by rotation amount (0: relinearization), each with the seed of its uniform half."""
-    header = {
-        "keys": {str(step): {"level": key.level, "seed": seed.hex()} for step, (seed, key) in sorted(made.items())}
-    }
-    halves = (np.asarray(key)[: key.polys // 2] for _, (_, key) in sorted(made.items()))
-    return write(ring.params, path, "keys", header, halves)
+def write_keys(ring: NativeRing, path: Path, seeds: Mapping[int, KeySeed], keys: Iterable[core.Polys]) -> int:
+    """Write keys by rotation amount (0: relinearization), each with the seed of its uniform half.
+
+    Args:
+        ring: what they are for.
+        path: the file.
+        seeds: level and seed of each key, in the order in which ``keys`` gives them.
+        keys: the keys; one after the other is asked for and let go.
+    """
+    header = {"keys": {str(step): {"level": level, "seed": seed.hex()} for step, (level, seed) in seeds.items()}}
+    return write(ring.params, path, "keys", header, (np.asarray(key)[: key.polys // 2] for key in keys))
 
 
-def _read_keys(ring: NativeRing, path: Path) -> dict[int, core.Polys]:
-    header, content = read(ring.params, path, "keys")
-    keys: dict[int, core.Polys] = {}
-    try:
-        entries = header["keys"]
-        if not isinstance(entries, dict):
-            raise ValueError("its list of keys is malformed")
-        for step, entry in entries.items():
-            if not isinstance(entry, dict):
+class WireKeys:
+    """A file of seeded keys, checked as a whole; each key is expanded when it is asked for.
+
+    Raises:
+        ArtifactError: it is damaged, or for other parameters.
+    """
+
+    __slots__ = ("_content", "_path", "_ring", "seeds")
+
+    def __init__(self, ring: NativeRing, path: Path) -> None:
+        self._ring, self._path = ring, path
+        header, self._content = read(ring.params, path, "keys")
+        try:
+            entries = header["keys"]
+            if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
                 raise ValueError("its list of keys is malformed")
-            level = _integer(entry, "level")
-            digits = ring.core.digits(level)
-            size = digits * (level + 1 + len(ring.params.special)) << (ring.params.log_n + 3)
-            key = ring.core.load(2 * digits, digits, level, True, content[:size])
+            self.seeds = {int(s): (_integer(e, "level"), read_seed(e["seed"])) for s, e in entries.items()}
+            if any(not 0 <= level <= ring.params.max_level for level, _ in self.seeds.values()):
+                raise ValueError("a key's level is out of range")
+            needed = sum(ring.params.key_bytes(level) // 2 for level, _ in self.seeds.values())
+            if len(self._content) != needed or len(self.seeds) != len(entries):
+                raise ValueError("its content is not as long as its list of keys")
+        except (*_ERRORS, KeyError) as error:
+            raise _damaged(path, "file of keys", error) from error
+
+    def __iter__(self) -> Iterator[tuple[int, core.Polys]]:
+        at, ring = 0, self._ring
+        for step, (level, seed) in self.seeds.items():
+            digits, size = ring.core.digits(level), ring.params.key_bytes(level) // 2
+            try:
+                key = ring.core.load(2 * digits, digits, level, True, self._content[at : at + size])
+            except _ERRORS as error:
+                raise _damaged(self._path, "file of keys", error) from error
             for digit in range(digits):
-                ring.uniform(key, digits + digit, read_seed(entry["seed"]), digit)
-            keys[int(step)] = key
-            content = content[size:]
-        if len(content):
-            raise ValueError("it is longer than its list of keys")
-    except (*_ERRORS, KeyError) as error:
-        raise _damaged(path, "file of keys", error) from error
-    return keys
+                ring.uniform(key, digits + digit, seed, digit)
+            at += size
+            yield step, key
 
 
 def load_keys(ring: NativeRing, folder: Path) -> NativeKeys:
@@ -310,15 +367,27 @@ def load_keys(ring: NativeRing, folder: Path) -> NativeKeys:
         ArtifactError: they are damaged or incomplete.
         ExecutionError: they are for other parameters.
     """
-    found = files.read_manifest(folder, "native", ring.params)
-    rotation = _read_keys(ring, folder / ROTATIONS) if found.rotations else {}
-    relin = _read_keys(ring, folder / RELINEARIZE) if found.relinearize else {}
-    if found.rotations - rotation.keys() or (found.relinearize and 0 not in relin):
-        missing = len(found.rotations - rotation.keys()) + (found.relinearize and 0 not in relin)
+    listed, wire = open_wire(ring, folder)
+    keys = {name: dict(found) for name, found in wire.items()}
+    rotation = {step: keys[ROTATIONS][step] for step in listed}
+    return NativeKeys(ring, rotation, keys.get(RELINEARIZE, {}).get(0), keys.get(CONJUGATE, {}).get(0))
+
+
+def open_wire(ring: NativeRing, folder: Path) -> tuple[frozenset[int], dict[str, WireKeys]]:
+    """The rotations that a folder lists, and its files of seeded keys by name.
+
+    Raises:
+        ArtifactError: they are damaged or incomplete.
+        ExecutionError: they are for other parameters.
+    """
+    manifest = files.read_manifest(folder, "native", ring.params)
+    wanted = {ROTATIONS: manifest.rotations, RELINEARIZE: frozenset({0} if manifest.relinearize else ())}
+    if (folder / CONJUGATE).exists():
+        wanted[CONJUGATE] = frozenset({0})
+    found = {name: WireKeys(ring, folder / name) for name, steps in wanted.items() if steps}
+    if missing := sum(len(steps - found[name].seeds.keys()) for name, steps in wanted.items() if steps):
         raise ArtifactError(f"{str(folder)!r} lacks {missing} of the keys that it lists")
-    path = folder / CONJUGATE
-    conjugation = _read_keys(ring, path).get(0) if path.exists() else None
-    return NativeKeys(ring, {step: rotation[step] for step in found.rotations}, relin.get(0), conjugation)
+    return manifest.rotations, found
 
 
 def _integer(header: Header, name: str) -> int:

@@ -104,6 +104,7 @@ Memory& Memory::operator=(Memory&& other) noexcept {
 }
 
 void Memory::release() {
+    if (lent()) data_ = nullptr;
     if (!data_) return;
     if (secret) {
         // Volatile, so that the compiler does not drop writes that nobody reads.

@@ -27,17 +27,20 @@ class Pool {
     std::size_t held_ = 0;
 };
 
-// A block of a pool, given back when it goes; wiped before that if it held a secret.
+// A block of a pool, given back when it goes; wiped before that if it held a secret. Or words that are
+// somebody else's, who keeps them as long; nothing may write into these.
 class Memory {
   public:
     Memory() = default;
     Memory(std::shared_ptr<Pool> pool, std::size_t words);
+    Memory(const u64* lent, std::size_t words) : words_(words), data_(const_cast<u64*>(lent)) {}
     Memory(Memory&& other) noexcept { *this = std::move(other); }
     Memory& operator=(Memory&& other) noexcept;
     ~Memory() { release(); }
 
     u64* data() const { return data_; }
     std::size_t words() const { return words_; }
+    bool lent() const { return data_ && !pool_; }
     bool secret = false;
 
   private:

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -110,6 +112,9 @@ class Context {
         const std::size_t words = (limbs - d.level - 1) * ring_->n;
         if (d.limbs != d.level + 1 + ring_->specials || d.memory.words() != words) refuse("digits of another ring");
     }
+    void writable(const Polys& p) const {
+        if (p.memory.lent()) refuse("mapped polynomials are read only");
+    }
     void cipher(const Polys& p) const {
         own(p);
         if (p.extended || p.polys < 2 || p.polys > 3) refuse("not a ciphertext");
@@ -182,6 +187,32 @@ Polys load(const Context& c, int polys, int given, int level, bool extended, con
     return p;
 }
 
+// Polynomials that stay where they are: in a mapped file. Whether values are below their moduli is `valid`'s to say.
+py::object map(const Context& c, int polys, int level, bool extended, const py::buffer& content) {
+    c.level(level);
+    c.count(polys);
+    const py::buffer_info info = content.request();
+    Polys p;
+    p.polys = polys, p.level = level, p.extended = extended, p.n = c.ring().n;
+    p.limbs = level + 1 + (extended ? c.ring().specials : 0);
+    const std::size_t words = static_cast<std::size_t>(polys) * p.limbs * p.n;
+    if (!PyBuffer_IsContiguous(info.view(), 'C') || static_cast<std::size_t>(info.size * info.itemsize) != words * sizeof(u64))
+        refuse("the content has the wrong size");
+    if (reinterpret_cast<std::uintptr_t>(info.ptr) % 64) refuse("the content is not aligned");
+    p.memory = Memory(static_cast<const u64*>(info.ptr), words);
+    py::object made = py::cast(std::move(p));
+    py::detail::keep_alive_impl(made, content);
+    return made;
+}
+
+bool valid(const Context& c, const Polys& p) {
+    c.own(p);
+    for (int j = 0; j < p.polys; ++j)
+        for (int i = 0; i < p.limbs; ++i)
+            if (!c.ring().k->reduced(p.limb(j, i), p.n, c.ring().tables[c.ring().prime(p.level, i)].m)) return false;
+    return true;
+}
+
 Plain encode(const Context& c, const py::array_t<double, py::array::c_style | py::array::forcecast>& values,
              double scale, int level, bool extended, bool late, bool secret) {
     c.level(level);
@@ -233,7 +264,7 @@ Polys small(const Context& c, const py::array_t<double, py::array::c_style | py:
 
 // Words of a stream to values below q: those not below the largest multiple of q are skipped.
 void uniform(const Context& c, Polys& p, int poly, int limb, const py::bytes& stream) {
-    c.poly(p, poly);
+    c.poly(p, poly), c.writable(p);
     if (limb < 0 || limb >= p.limbs) refuse("there is no such limb");
     char* bytes;
     py::ssize_t length;
@@ -261,7 +292,7 @@ void uniform(const Context& c, Polys& p, int poly, int limb, const py::bytes& st
 void mul_add(const Context& c, Polys& z, int zi, const Polys& x, int xi, const Polys& y, int yi, const Polys& a,
              int ai) {
     c.poly(z, zi), c.poly(x, xi), c.poly(y, yi), c.poly(a, ai);
-    c.covers(x, z), c.covers(y, z), c.covers(a, z);
+    c.covers(x, z), c.covers(y, z), c.covers(a, z), c.writable(z);
     py::gil_scoped_release release;
     const Ring& ring = c.ring();
     ring.threads.loop(z.limbs, [&](std::size_t task) {
@@ -274,7 +305,7 @@ void mul_add(const Context& c, Polys& z, int zi, const Polys& x, int xi, const P
 // z += P x on the limbs of one digit.
 void add_gadget(const Context& c, Polys& z, int zi, const Polys& x, int xi, int digit) {
     c.poly(z, zi), c.poly(x, xi);
-    c.covers(x, z);
+    c.covers(x, z), c.writable(z);
     const Ring& ring = c.ring();
     if (digit < 0 || digit >= ring.digits(z.level)) refuse("there is no such digit");
     py::gil_scoped_release release;
@@ -317,6 +348,34 @@ Polys linear(Context& c, const std::vector<std::tuple<Terms, const Polys*, u64>>
     return linear_sum(c.ring(), checked, level);
 }
 
+using Weighted = std::tuple<int, const Polys*, const Polys*, const Plain*>;
+
+Polys products(const Context& c, const std::vector<Weighted>& terms, const Polys& key, int level) {
+    c.level(level);
+    if (level < 1) refuse("no level is left");
+    if (terms.empty()) refuse("a sum of nothing");
+    c.key(key, level);
+    std::vector<Term> checked;
+    for (const auto& [weight, a, b, plain] : terms) {
+        if ((!a && !plain) || (b && (!a || plain))) refuse("a term that is no product");
+        if (weight == std::numeric_limits<int>::min()) refuse("a weight is too large");
+        for (const Polys* x : {a, b}) {
+            if (!x) continue;
+            c.cipher(*x);
+            if (x->level != level) refuse("operands at different levels");
+            if (x->polys != 2 && (b || plain)) refuse("a factor is not relinearized");
+        }
+        if (plain) {
+            c.own(*plain);
+            if (plain->level != level) refuse("operands at different levels");
+            if (plain->late) refuse("a late constant outside a sum of products");
+        }
+        checked.push_back({weight, a, b, plain});
+    }
+    py::gil_scoped_release release;
+    return product_sum(c.ring(), checked, key, level);
+}
+
 py::buffer_info view(Polys& p) {
     const auto n = static_cast<py::ssize_t>(p.n), word = static_cast<py::ssize_t>(sizeof(u64));
     return py::buffer_info(p.memory.data(), word, py::format_descriptor<u64>::format(), 3, {py::ssize_t{p.polys}, py::ssize_t{p.limbs}, n},
@@ -355,6 +414,8 @@ PYBIND11_MODULE(_core, m) {
         .def_property_readonly("kernels", [](const Context& c) { return c.ring().k->name; })
         .def("digits", [](const Context& c, int level) { return c.level(level), c.ring().digits(level); })
         .def("load", &load)
+        .def("map", &map)
+        .def("valid", &valid, Unlocked())
         .def("empty",
              [](const Context& c, int polys, int level, bool extended, bool secret) {
                  c.level(level), c.count(polys);
@@ -373,13 +434,13 @@ PYBIND11_MODULE(_core, m) {
         .def("add_gadget", &add_gadget)
         .def("permute", &permute)
         .def("ntt", [](const Context& c, Polys& a) {
-                c.own(a);
+                c.own(a), c.writable(a);
                 for (int p = 0; p < a.polys; ++p)
                     for (int i = 0; i < a.limbs; ++i)
                         c.ring().k->ntt(a.limb(p, i), a.n, c.ring().tables[c.ring().prime(a.level, i)]);
             }, Unlocked())
         .def("intt", [](const Context& c, Polys& a) {
-                c.own(a);
+                c.own(a), c.writable(a);
                 for (int p = 0; p < a.polys; ++p)
                     for (int i = 0; i < a.limbs; ++i) {
                         const int prime = c.ring().prime(a.level, i);
@@ -453,5 +514,6 @@ PYBIND11_MODULE(_core, m) {
                 if (a.polys != 2 || digits.level != a.level) refuse("these are not the digits of that ciphertext");
                 return rotate_extended(c.ring(), a, digits, key, c.automorphism(galois));
             }, Unlocked())
-        .def("linear_sum", &linear);
+        .def("linear_sum", &linear)
+        .def("product_sum", &products);
 }

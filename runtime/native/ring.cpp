@@ -51,6 +51,11 @@ Ring::Ring(int log_n_, std::vector<u64> primes_, int specials_, int digit, int t
     for (int i = chain; i < chain + specials; ++i) from.push_back(i);
     special_ = conversion(from);
     for (int level = 0; level < chain; ++level) last_.push_back(conversion({level}));
+    for (int level = 1; level < chain; ++level) {
+        from.push_back(level);
+        special_and_last_.push_back(conversion(from));
+        from.pop_back();
+    }
 }
 
 Factor Ring::factor(u64 w, int prime) const {

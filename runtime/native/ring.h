@@ -76,6 +76,8 @@ class Ring {
     const Conversion& digit(int digit, int width) const { return digits_[digit * this->width + width - 1]; }
     const Conversion& special() const { return special_; }
     const Conversion& last(int level) const { return last_[level]; }
+    // The special primes and the last one of a level above 0.
+    const Conversion& special_and_last(int level) const { return special_and_last_[level - 1]; }
     // The special primes' product modulo a prime of the chain.
     Factor special_product(int prime) const {
         const u64 minus = special_.minus_d[prime];
@@ -92,6 +94,7 @@ class Ring {
     std::vector<Conversion> digits_;
     Conversion special_;
     std::vector<Conversion> last_;
+    std::vector<Conversion> special_and_last_;
     std::vector<Memory> held_;
 };
 

@@ -27,12 +27,13 @@ what it was given before it came here, such as the slot values; those are their 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal, localcontext
 from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,11 @@ from pi_compiler.runtime import keys as files
 from pi_compiler.runtime.backend import Ciphertext, Rotations
 from pi_compiler.runtime.native.material import (
     CONJUGATE,
+    MAPPED,
     RELINEARIZE,
     ROTATIONS,
     SEED_BYTES,
+    KeySeed,
     NativeCiphertext,
     NativeKeys,
     NativeRing,
@@ -61,7 +64,6 @@ from pi_compiler.runtime.rules import Rules
 if TYPE_CHECKING:
     from pi_compiler.runtime.native._core import Polys
 
-T = TypeVar("T")
 ERROR_STD = "3.2"
 _TAIL = 32
 """Errors beyond ten standard deviations have less than 2^-64 of the probability."""
@@ -198,37 +200,43 @@ class NativeClient:
         top = self._ring.params.max_level
         return small(self._ring, coefficients, top if level is None else level)
 
-    def _make_key(self, message: Polys, minus: Polys, level: int | None = None) -> tuple[bytes, Polys]:
+    def _make_key(self, message: Polys, minus: Polys, of: KeySeed) -> Polys:
         """A key that turns what ``message`` multiplies into a ciphertext under minus ``minus``, up to a level."""
-        level = self._ring.params.max_level if level is None else level
+        level, seed = of
         digits, n = self._core.digits(level), 1 << self._ring.params.log_n
-        key, seed = self._core.empty(2 * digits, level, True), os.urandom(SEED_BYTES)
+        key = self._core.empty(2 * digits, level, True)
         for j in range(digits):
             self._ring.uniform(key, digits + j, seed, j)
             self._core.mul_add(key, j, key, digits + j, minus, 0, self._small(gaussian(n), level), 0)
             self._core.add_gadget(key, j, message, 0, j)
-        return seed, key
+        return key
 
-    def _rotation_key(self, step: int) -> tuple[bytes, Polys]:
+    def _seeds(self, levels: Mapping[int, int]) -> dict[int, KeySeed]:
+        """A fresh seed for each key."""
+        return {step: (level, os.urandom(SEED_BYTES)) for step, level in levels.items()}
+
+    def _rotation_key(self, step: int, of: KeySeed) -> Polys:
         inverse = pow(self._ring.galois(step), -1, 2 << self._ring.params.log_n)
-        return self._make_key(self._secret, self._core.permute(self._minus, inverse), self._levels[step])
+        return self._make_key(self._secret, self._core.permute(self._minus, inverse), of)
 
-    def _rotation_keys(self, made: Callable[[bytes, Polys], T]) -> dict[int, T]:
-        """All rotation keys, as many at a time as there are threads."""
-        with ThreadPoolExecutor(default_threads()) as pool:
-            found = pool.map(lambda step: made(*self._rotation_key(step)), self._levels)
-            return dict(zip(self._levels, found, strict=True))
+    def _rotation_keys(self, seeds: Mapping[int, KeySeed]) -> Iterator[Polys]:
+        """The rotation keys in order, as many at a time as there are threads."""
+        threads = default_threads()
+        with ThreadPoolExecutor(threads) as pool:
+            left = iter(seeds.items())
+            while some := list(islice(left, threads)):
+                yield from pool.map(lambda entry: self._rotation_key(*entry), some)
 
-    def _relinearization_key(self) -> tuple[bytes, Polys]:
+    def _relinearization_key(self, of: KeySeed) -> Polys:
         level = self._ring.params.max_level
         square, zero = (self._core.empty(1, level, True, secret=True) for _ in range(2))
         self._core.mul_add(square, 0, self._secret, 0, self._secret, 0, zero, 0)
-        return self._make_key(square, self._minus)
+        return self._make_key(square, self._minus, of)
 
-    def _conjugation_key(self) -> tuple[bytes, Polys]:
+    def _conjugation_key(self, of: KeySeed) -> Polys:
         # The automorphism is its own inverse.
         minus = self._core.permute(self._minus, self._ring.conjugation)
-        return self._make_key(self._secret, minus, self._ring.params.max_level)
+        return self._make_key(self._secret, minus, of)
 
     @property
     def public_key(self) -> NativePublicKey:
@@ -243,23 +251,27 @@ class NativeClient:
     @property
     def eval_keys(self) -> NativeKeys:
         if self._keys is None:
-            rotation = self._rotation_keys(lambda _, key: key)
-            relin = self._relinearization_key()[1] if self._relinearize else None
-            conjugation = self._conjugation_key()[1] if self._conjugate else None
+            seeds, top = self._seeds(self._levels), {0: self._ring.params.max_level}
+            rotation = dict(zip(seeds, self._rotation_keys(seeds), strict=True))
+            relin = self._relinearization_key(self._seeds(top)[0]) if self._relinearize else None
+            conjugation = self._conjugation_key(self._seeds(top)[0]) if self._conjugate else None
             self._keys = NativeKeys(self._ring, rotation, relin, conjugation)
         return self._keys
 
     def save_eval_keys(self, folder: Path) -> int:
         files.make_folder(folder)
-        written = 0
+        written, top = 0, {0: self._ring.params.max_level}
         if self._levels:
-            made = self._rotation_keys(lambda seed, key: (seed, key))
-            written += write_keys(self._ring, folder / ROTATIONS, made)
+            seeds = self._seeds(self._levels)
+            written += write_keys(self._ring, folder / ROTATIONS, seeds, self._rotation_keys(seeds))
         if self._relinearize:
-            written += write_keys(self._ring, folder / RELINEARIZE, {0: self._relinearization_key()})
-        (folder / CONJUGATE).unlink(missing_ok=True)
+            seeds = self._seeds(top)
+            written += write_keys(self._ring, folder / RELINEARIZE, seeds, [self._relinearization_key(seeds[0])])
+        for left in (CONJUGATE, MAPPED):
+            (folder / left).unlink(missing_ok=True)
         if self._conjugate:
-            written += write_keys(self._ring, folder / CONJUGATE, {0: self._conjugation_key()})
+            seeds = self._seeds(top)
+            written += write_keys(self._ring, folder / CONJUGATE, seeds, [self._conjugation_key(seeds[0])])
         manifest = files.manifest("native", self._ring.params, frozenset(self._levels), self._relinearize)
         return written + files.write_manifest(folder, manifest)
 

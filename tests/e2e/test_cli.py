@@ -147,6 +147,24 @@ def test_answers_that_leave_their_owner_carry_noise_and_cost_bits(
     assert not (tmp_path / "y.npy").exists()
 
 
+def test_kept_keys_serve_later_runs(cli: Cli, small_onnx: Path, samples: Path, tmp_path: Path) -> None:
+    out, np_x, keys = tmp_path / "m", tmp_path / "x.npy", tmp_path / "keys"
+    assert cli("compile", small_onnx, "--calibration", samples, "--output", out).code == 0
+    np.save(np_x, np.load(samples)[:1])
+    run = ("run", out, "--input", np_x, "--keys", keys)
+    first = cli(*run, "--output", tmp_path / "a.npy")
+    assert first.code == 0, first.err
+    made = {p: p.stat().st_mtime_ns for p in keys.rglob("*")}
+    again = cli(*run, "--output", tmp_path / "b.npy")
+    assert again.code == 0, again.err
+    assert {p: p.stat().st_mtime_ns for p in keys.rglob("*")} == made
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"), atol=1e-3)
+    assert cli(*run, "--flood-bits", 8).code == 2
+    occupied = cli("run", out, "--input", np_x, "--keys", out)
+    assert occupied.code == 1
+    assert "holds something else than keys" in occupied.err
+
+
 def test_a_session_releases_no_more_outputs_than_its_noise_is_made_for(compiled: CompiledModel) -> None:
     session = compiled.session("clear", flood=Flood(bits=8, releases=3, error=2.0**-16))
     image = compiled.sample(load("digits", "test").x[:2])

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pi_compiler.cost import CostTable
+from pi_compiler.cost import CostTable, FusedPrices
 from pi_compiler.ir import switching
-from pi_compiler.ir.params import MAX_LOG_QP, Params
+from pi_compiler.ir.params import MAX_LOG_QP, Params, make_params
 from pi_compiler.ir.program import CtType
 from pi_compiler.kernels.algebra import Cost, Value
 from pi_compiler.options import Options
@@ -102,3 +102,23 @@ def test_late_constants_take_memory_once_and_transforms_at_each_limb(level: int,
     assert now == late * (level + 1 + len(p.special))
     transforms = [switching.product(p, level, 1 << log_period, late=x)[0] for x in (False, True)]
     assert transforms == [0, (level + 1) * 2 ** (log_period - 15)]
+
+
+def test_a_sum_of_products_is_priced_with_one_relinearization_and_one_division() -> None:
+    """What the evaluator saves by dividing once has to show in what a plan is predicted to take."""
+    params = make_params(13, 3, 33, log_q0=37, log_special=38, specials=2)
+    unit = tuple(1.0 for _ in switching.UNITS)
+    table = {name: [1e3] * 4 for name in ("mul", "add", "mul_plain", "rescale", "drop_level", "sub", "add_plain")}
+    prices = FusedPrices(13, table, params=params, unit=unit)
+    spent = {}
+    for products in (1, 2):
+        cost = Cost(params.primes, params.scale, params.slots, prices)
+        x = Value(CtType(3, params.scale), object())
+        with cost.product_sum():
+            cost.rescale(cost.relinearize(cost.sum([cost.mul(x, x) for _ in range(products)])))
+        spent[products] = sum(cost.seconds.values())
+    assert spent[1] == switching.relinearize_rescale(params, 3).sum() + switching.tensor(params, 3).sum()
+    assert spent[2] - spent[1] == switching.tensor(params, 3).sum()
+    # As many transforms as a relinearization alone: rescaling adds none.
+    transforms = switching.UNITS.index("transform")
+    assert switching.relinearize_rescale(params, 3)[transforms] == switching.rotate(params, 3)[transforms]
