@@ -7,10 +7,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch = \["\(.*\)"\]$$/\1/p' pyproject.toml)
 # Alone: what crypten says it requires (a name of scikit-learn that was withdrawn) cannot be installed.
 CRYPTEN := crypten==0.4.1
+# Alone too: it requires jax and an older numpy, and its library runs without either.
+SPU := spu==0.9.5
 NATIVE := $(wildcard runtime/native/*.cpp runtime/native/*.h)
 # Workers that benches start, and benches that take hours or 14 GB, are not among those that `make bench` runs.
 WORKERS := bench/crypten_stock.py bench/namespaces.py
-LONG := bench/relu_budget.py bench/digits_budgets.py bench/fairness.py bench/fairness_adult.py bench/mpc_kill.py bench/resnet20.py
+LONG := bench/relu_budget.py bench/digits_budgets.py bench/fairness.py bench/fairness_adult.py bench/mpc_kill.py bench/resnet20.py bench/spu_networks.py
 BENCHES := $(filter-out $(WORKERS) $(LONG),$(shell grep -l __main__ bench/*.py))
 
 .PHONY: help demo test test-all lint check wheel sanitize bench clean
@@ -35,7 +37,7 @@ $(VENV)/demo.stamp: pyproject.toml setup.py $(NATIVE) | $(BIN)/python
 $(VENV)/test.stamp: pyproject.toml setup.py $(NATIVE) | $(BIN)/python
 	$(PIP) '$(TORCH)'
 	$(PIP) --editable '.[tenseal,torch,crypten,data,report,test]'
-	$(PIP) --no-deps '$(CRYPTEN)'
+	$(PIP) --no-deps '$(CRYPTEN)' '$(SPU)'
 	@touch $@ $(VENV)/demo.stamp
 
 $(VENV)/dev.stamp: pyproject.toml $(VENV)/test.stamp

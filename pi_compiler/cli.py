@@ -321,6 +321,9 @@ def run(
         int | None, typer.Option("--parties", metavar="N", help="MPC: how many compute; with --backend crypten 2.")
     ] = None,
     network: NetworkName = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", metavar="NAME", help="With --backend spu: semi2k, cheetah, aby3.")
+    ] = None,
     timeout: Timeout = 60.0,
     first_party_deals: FirstPartyDeals = False,
     limit: Limit = None,
@@ -360,10 +363,10 @@ def run(
 
         if keys is not None:
             raise bad_use(ParameterError(f"{folder} was compiled for mpc, which has no keys to keep"))
-        meeting = (parties, network, timeout, not first_party_deals)
+        meeting = (parties, network, timeout, not first_party_deals, protocol)
         cli_mpc.run(folder, input, output, backend, limit, profile, json, meeting)
         return
-    if parties is not None or network is not None or first_party_deals:
+    if parties is not None or network is not None or first_party_deals or protocol is not None:
         raise bad_use(ParameterError(f"{folder} was compiled for ckks, which has neither parties nor network"))
     known_backend(backend)
     check_outputs(json, output, profile)

@@ -87,7 +87,7 @@ def run(
     limit: int | None,
     profile: Path | None,
     json: Path | None,
-    meeting: tuple[int | None, str | None, float, bool],
+    meeting: tuple[int | None, str | None, float, bool, str | None],
 ) -> None:
     """``run`` of a folder for MPC."""
     from pi_compiler import arrays
@@ -120,20 +120,30 @@ def run(
     show(run_mpc_view(measured))
 
 
-def _meeting(backend: str, given: tuple[int | None, str | None, float, bool]) -> Meeting | None:
+def _meeting(backend: str, given: tuple[int | None, str | None, float, bool, str | None]) -> Meeting | None:
     """How parties meet, for the backend that has any; bad use otherwise."""
     from pi_compiler.cost_mpc import network_of
+    from pi_compiler.ir.protocols import protocol_of
 
-    parties, network, timeout, dealer = given
+    parties, network, timeout, dealer, protocol = given
     try:
-        if backend != "crypten":
-            if parties is not None or network is not None or not dealer:
-                raise ParameterError(f"backend {backend!r} has no parties", hint="--backend crypten")
+        if backend not in ("crypten", "spu"):
+            if parties is not None or network is not None or not dealer or protocol is not None:
+                raise ParameterError(f"backend {backend!r} has no parties", hint="--backend crypten or spu")
             return None
         from pi_compiler.parties import Meeting
+        from pi_compiler.runtime.mpc.spu.library import PROTOCOLS
 
-        where = None if network is None else network_of(network)
-        found = Meeting(2 if parties is None else parties, where, dealer, timeout)
+        where, spu = None if network is None else network_of(network), ""
+        if backend == "spu":
+            spu = protocol or "semi2k"
+            if spu not in PROTOCOLS:
+                raise ParameterError(f"backend 'spu' does not run protocol {spu!r}", f"it runs {', '.join(PROTOCOLS)}")
+        elif protocol is not None:
+            raise ParameterError("--protocol chooses among those of SPU", hint="--backend spu")
+        found = Meeting(
+            parties if parties is not None else (protocol_of(spu).parties if spu else 2), where, dealer, timeout, spu
+        )
         found.plan()
         return found
     except ParameterError as e:

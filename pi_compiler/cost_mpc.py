@@ -1,9 +1,9 @@
 """What an MPC program costs: bytes and rounds, and seconds by a network and a table.
 
 ``T = compute + rounds * RTT / 2 + max(bytes per direction) * 8 / bandwidth``: a round is one exchange in
-both directions at once, so it takes one one-way latency. Bytes and rounds of the two-party backend are exact
-(``ir.two_party`` counts them instruction by instruction); those of the other protocols are measured figures per
-element from a table.
+both directions at once, so it takes one one-way latency. Bytes and rounds of the two-party backend and of SPU's
+SEMI2K are exact (``ir.two_party`` and ``ir.spu`` count them instruction by instruction); those of the other protocols
+are measured figures per element from a table.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 from pi_compiler.errors import ParameterError
 from pi_compiler.ir.mpc_program import LINEAR, MpcInstr, MpcOp, MpcProgram
+from pi_compiler.ir.spu import semi2k_traffic
 from pi_compiler.ir.two_party import ELEMENT_BYTES, traffic
 
 
@@ -32,7 +33,7 @@ class MpcCost:
         rounds: one after the other.
         to_data: bytes that the model's owner sends the data's owner.
         to_model: bytes in the other direction. With three parties: bytes per link and direction, the same twice.
-        dealt: bytes that a dealer sends before the run; NaN where nobody measured.
+        dealt: bytes that a dealer sends before the run.
         setup: bytes that the model's owner sends once per model (masked weights).
         compute: seconds of local work.
     """
@@ -119,8 +120,8 @@ class MpcPrices:
         machine: where seconds were measured.
         traffic: per opcode (``conv_private`` ... with a private weight, ``select`` for a bit times a value)
             {rounds, x, y, w, out, cipher}: bytes in all directions together per element of first operand, second
-            operand, weight and result, and per started 8,192 elements of operands and result; empty for
-            two-party shares, whose traffic is a formula.
+            operand, weight and result, and per started 8,192 elements of operands and result; empty where traffic
+            is a formula.
         seconds: per opcode {call, element, product}: seconds per call, per element touched, per scalar product.
         links: directions that bytes spread over evenly: 2, or 6 with three parties.
         measured_here: false for the shipped table.
@@ -135,6 +136,9 @@ class MpcPrices:
 
     def each(self, program: MpcProgram) -> list[MpcCost]:
         """Per instruction what it costs."""
+        if self.protocol == "semi2k":
+            counted = zip(program.instrs, semi2k_traffic(program), strict=True)
+            return [MpcCost(t.rounds, t.to_data, t.to_model, compute=self._compute(program, i)) for i, t in counted]
         if self.traffic:
             return [self._measured(program, instr) for instr in program.instrs]
         dealer, masked = self.protocol == "crypten-ttp", set[int]()
@@ -170,7 +174,7 @@ class MpcPrices:
         chunks = sum(-(-size // 8192) for size in (*x, instr.size)) if "cipher" in rates else 0
         each = (total + chunks * rates.get("cipher", 0.0)) / self.links
         rounds = int(rates.get("rounds", 0)) + -(-chunks // 2)
-        return MpcCost(rounds, each, each, math.nan if self.protocol == "semi2k" else 0.0, 0.0, compute)
+        return MpcCost(rounds, each, each, 0.0, 0.0, compute)
 
 
 def _products(program: MpcProgram, instr: MpcInstr) -> int:

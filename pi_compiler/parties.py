@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pi_compiler.accuracy_mpc import Json, Progress, silent, timed_mpc_run
-from pi_compiler.cost_mpc import Network
+from pi_compiler.cost_mpc import Network, layer_costs, load_mpc_prices
 from pi_compiler.errors import BackendUnavailable
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.mpc_program import DATA_PARTY, MODEL_PARTY
 from pi_compiler.mpc import CompiledMpc
 from pi_compiler.party import DEALT, FIRST_PARTY, planned_for_it, told
+from pi_compiler.report.text import entries
 from pi_compiler.runtime.mpc.backend import MpcResult
 from pi_compiler.runtime.mpc.crypten import CryptenMpc
 from pi_compiler.runtime.mpc.launcher import Link, Plan
+from pi_compiler.runtime.mpc.spu.backend import SpuMpc
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +26,16 @@ class Meeting:
     Attributes:
         parties: computing parties.
         network: emulated between them; None is the loopback interface.
-        dealer: whether a third party deals.
+        dealer: whether a third party deals; nobody does on SPU.
         timeout: seconds that a party waits for another.
+        spu: the protocol under which SPU runs the model; empty: it runs on CrypTen.
     """
 
     parties: int = 2
     network: Network | None = None
     dealer: bool = True
     timeout: float = 60.0
+    spu: str = ""
 
     def plan(self) -> Plan:
         """The same for the launcher.
@@ -40,7 +44,7 @@ class Meeting:
             ParameterError: parties cannot be started like this.
         """
         link = None if self.network is None else Link(self.network.rtt / 2, self.network.bandwidth / 8)
-        return Plan(self.parties, self.dealer, self.timeout, link=link)
+        return Plan(self.parties, self.dealer, self.timeout, link=link, spu=self.spu)
 
 
 def run_between(
@@ -60,12 +64,14 @@ def run_between(
     Raises:
         PiError: a party failed.
     """
-    backend = CryptenMpc(meeting.plan())
+    backend = SpuMpc(meeting.plan()) if meeting.spu else CryptenMpc(meeting.plan())
     if (why := backend.available()) is not None:
-        raise BackendUnavailable(f"backend 'crypten' is not available: {why}")
-    planned_for_it(compiled.program)
-    protocol = DEALT if meeting.dealer else FIRST_PARTY
+        raise BackendUnavailable(f"backend {backend.name!r} is not available: {why}")
+    if not meeting.spu:
+        planned_for_it(compiled.program)
+    protocol = meeting.spu or (DEALT if meeting.dealer else FIRST_PARTY)
     report, found = timed_mpc_run(compiled, inputs, backend, progress=progress)
+    report = _priced(compiled, report, protocol)
     predicted = compiled.on(None if meeting.network is None else meeting.network.name, protocol)
     model, data = backend.parties[MODEL_PARTY], backend.parties[DATA_PARTY]
     samples = len(next(iter(inputs.values())))
@@ -86,3 +92,16 @@ def run_between(
         "setup_bytes": model.setup.sent,
         "threat_model": [*told(protocol, bool(compiled.report["private_weights"]))],
     }, found
+
+
+def _priced(compiled: CompiledMpc, report: Json, protocol: str) -> Json:
+    """The report with the layers' rounds and bytes predicted for the protocol that ran, if it is not the plan's."""
+    if protocol == compiled.program.protocol:
+        return report
+    prices = load_mpc_prices(protocol)
+    costs, pairs = layer_costs(compiled.program, prices), prices.links // 2
+    layers = [
+        {**e, "predicted_rounds": costs[str(e["name"])].rounds, "predicted_bytes": pairs * costs[str(e["name"])].bytes}
+        for e in entries(report["layers"])
+    ]
+    return {**report, "layers": layers}

@@ -25,6 +25,7 @@ _NETWORK = (
     "network: plain TCP, keys of masks agreed by X25519; whoever only listens learns sizes and times, but parties are "
     "not authenticated: tunnel what is not trusted"
 )
+_SPU_NETWORK = "network: plain TCP, parties are not authenticated: tunnel what is not trusted"
 
 
 def planned_for_it(program: MpcProgram) -> None:
@@ -37,8 +38,9 @@ def planned_for_it(program: MpcProgram) -> None:
 
 
 def told(protocol: str, private: bool) -> tuple[str, ...]:
-    """The threat model of a run over our own connections, line by line."""
-    return (*threat_model(protocol, private_weights=private), _NETWORK)
+    """The threat model of a run over our own connections, or SPU's, line by line."""
+    over = _NETWORK if protocol in (DEALT, FIRST_PARTY) else _SPU_NETWORK
+    return (*threat_model(protocol, private_weights=private), over)
 
 
 @dataclass(frozen=True, slots=True)

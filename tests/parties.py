@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import psutil
 
-from pi_compiler.ir.mpc_program import MpcProgram
+from pi_compiler.ir.mpc_program import MpcConst, MpcInstr, MpcOp, MpcPort, MpcProgram, encode
 from pi_compiler.runtime.mpc.handout import public_view
 from pi_compiler.runtime.mpc.job import Address, Job, PartyResult
 from pi_compiler.runtime.mpc.party import run_party
@@ -54,3 +55,36 @@ def answers(found: list[PartyResult | BaseException]) -> Mapping[str, np.ndarray
         if isinstance(party, BaseException):
             raise party
     return found[1].outputs
+
+
+LAYERS = ("input", "dense", "relu", "answer")
+
+
+def dense_relu(size: int = 24, repeats: int = 1) -> MpcProgram:
+    """A dense layer with private weights, and ReLU, several times over."""
+    rng = np.random.default_rng(2)
+    shape = (1, size)
+    weight = MpcConst(encode(rng.normal(size=(size, size)) / np.sqrt(size), 16), 16, "model")
+    instrs = [MpcInstr(MpcOp.INPUT, (), shape, 16, 0)]
+    for _ in range(repeats):
+        x = len(instrs) - 1
+        instrs += [
+            MpcInstr(MpcOp.MATMUL, (x,), shape, 32, 1, weight=0),
+            MpcInstr(MpcOp.TRUNCATE, (x + 1,), shape, 16, 1, attrs={"bits": (16,)}),
+            MpcInstr(MpcOp.LTZ, (x + 2,), shape, 0, 2),
+            MpcInstr(MpcOp.MUL, (x + 3, x + 2), shape, 16, 2),
+            MpcInstr(MpcOp.SUB, (x + 2, x + 4), shape, 16, 2),
+        ]
+    last = len(instrs)
+    instrs.append(MpcInstr(MpcOp.REVEAL, (last - 1,), shape, 16, 3, attrs={"to": (1,)}))
+    ports = {"x": MpcPort(0, shape)}, {"y": MpcPort(last, shape)}
+    return MpcProgram(tuple(instrs), (weight,), (), *ports, LAYERS, "crypten-ttp")
+
+
+def workers() -> list[psutil.Process]:
+    """Processes of parties and relays that this process started and that still run."""
+    return [
+        p
+        for p in psutil.Process().children(recursive=True)
+        if p.status() != psutil.STATUS_ZOMBIE and "pi_compiler.runtime.mpc" in " ".join(p.cmdline())
+    ]

@@ -48,9 +48,10 @@ _LIST = (
         "none, because the first party deals to itself",
     ),
     MpcProtocol(
-        "semi2k", 2, "third party", "interactive", 16,
-        "whoever deals the randomness colludes with neither party",
-        "the dealer's messages; not measured and not counted",
+        "semi2k", 2, "first party", "interactive", 16,
+        "NO PRIVACY against the first party, the model's owner, which makes the randomness from both parties' seeds "
+        "and can compute every secret: for debugging and measuring only (SPU's package has no third-party dealer)",
+        "none, because the first party deals to itself",
     ),
     MpcProtocol(
         "cheetah", 2, "none", "interactive", 16,

@@ -50,6 +50,7 @@ MPC_BACKENDS: dict[str, str] = {
     "crypten": "pi_compiler.runtime.mpc.crypten:CryptenMpc",
     "mpc-clear": "pi_compiler.runtime.mpc.sim:ClearMpc",
     "mpc-sim": "pi_compiler.runtime.mpc.sim:SimMpc",
+    "spu": "pi_compiler.runtime.mpc.spu.backend:SpuMpc",
 }
 """Name -> "module:Class", imported on demand."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pi_compiler.ir.graph import FloatArray
-from pi_compiler.ir.mpc_program import DATA_PARTY, MODEL_PARTY, MpcProgram
+from pi_compiler.ir.mpc_program import DATA_PARTY, MpcProgram
 from pi_compiler.runtime.mpc import library
-from pi_compiler.runtime.mpc.job import PartyResult
+from pi_compiler.runtime.mpc.job import PartyResult, joined
 from pi_compiler.runtime.mpc.launcher import Parties, Plan
-from pi_compiler.runtime.mpc.walk import LayerCost, MpcTrace, Progress, Traffic
+from pi_compiler.runtime.mpc.walk import MpcTrace, Progress
 
 
 class CryptenMpc:
@@ -38,16 +38,3 @@ class CryptenMpc:
         with Parties(program, inputs, self.plan) as parties:
             self.parties = parties.wait()
         return dict(self.parties[DATA_PARTY].outputs), joined(self.parties, samples)
-
-
-def joined(parties: list[PartyResult], samples: int) -> MpcTrace:
-    """Both computing parties' traces in one: the slower one's seconds, both directions' bytes, rounds per input."""
-    model, data = parties[MODEL_PARTY].trace, parties[DATA_PARTY].trace
-    if model is None or data is None:
-        return MpcTrace({})
-    layers = {}
-    for name, ours in model.layers.items():
-        theirs = data.layers.get(name, LayerCost())
-        sent = ours.traffic.bytes_sent + theirs.traffic.bytes_sent
-        layers[name] = LayerCost(max(ours.seconds, theirs.seconds), Traffic(ours.traffic.rounds // samples, sent))
-    return MpcTrace(layers)

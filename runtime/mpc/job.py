@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pi_compiler.errors import ParameterError
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.mpc_program import MpcProgram
-from pi_compiler.runtime.mpc.walk import MpcTrace
+from pi_compiler.runtime.mpc.walk import LayerCost, MpcTrace, Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,36 @@ class Job:
     patience: float | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SpuJob:
+    """What a party is to do on SPU.
+
+    Attributes:
+        rank: 0 model owner, 1 data owner, 2 the helper of three-party protocols.
+        program: with private constants at the model's owner, blank ones elsewhere.
+        protocol: ``semi2k``, ``cheetah`` or ``aby3``.
+        peers: where all parties listen, as this party sees it.
+        inputs: at the data owner, per input (N, *shape) of its INPUT instruction; None elsewhere.
+        timeout: seconds to wait for another party's message.
+        threads: of this process.
+        patience: seconds to wait until all parties are connected; None is ``timeout``.
+    """
+
+    rank: int
+    program: MpcProgram
+    protocol: str
+    peers: Sequence[Address]
+    inputs: Mapping[str, FloatArray] | None = None
+    timeout: float = 60.0
+    threads: int = 1
+    patience: float | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many inputs this party has."""
+        return len(next(iter(self.inputs.values()))) if self.inputs else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Phase:
     """Seconds and traffic of a stretch of a run, as one party saw it.
@@ -105,3 +135,15 @@ class PartyResult:
     online: Phase
     trace: MpcTrace | None
     each: tuple[float, ...] = ()
+
+
+def joined(parties: Sequence[PartyResult], samples: int) -> MpcTrace:
+    """All computing parties' traces in one: the slower ones' seconds, all their bytes, rounds per input."""
+    layers: dict[str, LayerCost] = {}
+    for trace in (p.trace for p in parties):
+        for name, cost in ({} if trace is None else trace.layers).items():
+            so_far = layers.get(name, LayerCost())
+            rounds = max(so_far.traffic.rounds, cost.traffic.rounds // samples)
+            sent = so_far.traffic.bytes_sent + cost.traffic.bytes_sent
+            layers[name] = LayerCost(max(so_far.seconds, cost.seconds), Traffic(rounds, sent))
+    return MpcTrace(layers)

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from types import TracebackType
 from typing import Any
 
@@ -24,9 +25,10 @@ from pi_compiler import errors
 from pi_compiler.errors import ExecutionError, ParameterError, PiError
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.mpc_program import DATA_PARTY, MODEL_PARTY, MpcProgram
+from pi_compiler.ir.protocols import protocol_of
 from pi_compiler.runtime.mpc.handout import Arrays, pack_program
 from pi_compiler.runtime.mpc.job import Address, PartyResult, Phase
-from pi_compiler.runtime.mpc.mesh import DEALER, party_name
+from pi_compiler.runtime.mpc.mesh import party_name
 from pi_compiler.runtime.mpc.walk import LayerCost, MpcTrace, Traffic
 from pi_compiler.runtime.mpc.worker import read_frame, write_frame
 
@@ -68,11 +70,12 @@ class Plan:
 
     Attributes:
         parties: computing parties.
-        dealer: whether a third party deals.
+        dealer: whether a third party deals; nobody does on SPU.
         timeout: seconds that a party waits for another's message.
         threads: per process.
         link: an emulated network; None is the loopback interface.
         places: per rank where it runs; empty: here, on free ports.
+        spu: the protocol under which SPU runs the program; empty: it runs on CrypTen.
     """
 
     parties: int = 2
@@ -81,17 +84,33 @@ class Plan:
     threads: int = 1
     link: Link | None = None
     places: tuple[Place, ...] = ()
+    spu: str = ""
 
     def __post_init__(self) -> None:
-        faults = []
-        if self.parties != 2:
-            faults.append(f"{self.parties} parties; the protocol is one of two, model owner and data owner")
+        faults, needed = [], protocol_of(self.spu).parties if self.spu else 2
+        if self.parties != needed:
+            wanted = "three, model owner, data owner and helper" if needed == 3 else "two, model owner and data owner"
+            faults.append(f"{self.parties} parties; the protocol is one of {wanted}")
         if not self.timeout > 0:
             faults.append(f"timeout={self.timeout} must be positive")
         if self.threads < 1:
             faults.append(f"threads={self.threads} must be positive")
         if faults:
-            raise ParameterError("the parties cannot be started like this", *faults, hint="--parties 2")
+            raise ParameterError("the parties cannot be started like this", *faults, hint=f"--parties {needed}")
+
+    @property
+    def seats(self) -> int:
+        """Processes: whoever computes, and the dealer."""
+        return self.parties + (self.dealer and not self.spu)
+
+    @property
+    def listening(self) -> int:
+        """How many of them listen: on SPU everybody."""
+        return self.parties if self.spu else 2
+
+    def name(self, rank: int) -> str:
+        """A party for people."""
+        return party_name(rank, helper=bool(self.spu))
 
 
 @dataclass(slots=True)
@@ -145,9 +164,11 @@ class Parties:
 
     def _start(self) -> None:
         with contextlib.ExitStack() as stack:
-            listening = [stack.enter_context(_listening()) for _ in range(0 if self.plan.places else 2)]
+            listening = [
+                stack.enter_context(_listening()) for _ in range(0 if self.plan.places else self.plan.listening)
+            ]
             views = self._views(listening, stack)
-            for rank in range(3 if self.plan.dealer else 2):
+            for rank in range(self.plan.seats):
                 mine = listening[rank] if rank < len(listening) else None
                 self._parties.append(self._spawn(rank, mine, views[rank]))
         for party in self._parties:
@@ -155,13 +176,14 @@ class Parties:
             party.reader.start()
 
     def _views(self, listening: Sequence[socket.socket], stack: contextlib.ExitStack) -> list[list[tuple[str, int]]]:
-        """Where each party sees parties 0 and 1; with an emulated network, behind the relay."""
+        """Where each party sees those that listen; with an emulated network, behind the relay."""
         if self.plan.places:
-            return [[(p.address.host, p.address.port) for p in self.plan.places[:2]]] * 3
+            return [[(p.address.host, p.address.port) for p in self.plan.places[: self.plan.listening]]] * 3
         real = [s.getsockname()[:2] for s in listening]
         if self.plan.link is None:
             return [list(real) for _ in range(3)]
-        pairs = [(1, 0), (2, 0), (2, 1)]
+        # SPU's parties connect to each other both ways, ours once.
+        pairs = list(permutations(range(self.plan.parties), 2)) if self.plan.spu else [(1, 0), (2, 0), (2, 1)]
         entries = [stack.enter_context(_listening()) for _ in pairs]
         links = [f"{s.fileno()}:{real[to][0]}:{real[to][1]}" for s, (_, to) in zip(entries, pairs, strict=True)]
         command = [sys.executable, "-m", "pi_compiler.runtime.mpc.relay"]
@@ -187,7 +209,7 @@ class Parties:
         head, arrays = self._handed(rank)
         head |= {"peers": view, "listening": number}
         if process.stdin is None:
-            raise ExecutionError(f"{party_name(rank)} has no standard input")
+            raise ExecutionError(f"{self.plan.name(rank)} has no standard input")
         # A process that is gone already is reported when its output is read.
         with contextlib.suppress(BrokenPipeError):
             write_frame(process.stdin, head, arrays)
@@ -207,6 +229,7 @@ class Parties:
             "timeout": self.plan.timeout,
             "threads": self.plan.threads,
             "patience": max(_PATIENCE, self.plan.timeout),
+            "spu": self.plan.spu,
         }
         return head, arrays
 
@@ -250,16 +273,17 @@ class Parties:
         self.close()
         results = [party.result for party in self._parties if party.result is not None]
         if len(results) < len(self._parties):
-            raise _failure(self._parties, running)
+            raise _failure(self.plan, self._parties, running)
         return results
 
     def _warn(self, failed: int, running: set[int]) -> None:
-        """Tell parties that are not connected yet, and would wait in vain; the others notice by themselves."""
+        """Tell parties that would wait in vain: all on SPU, which has no line for it, else those not connected yet."""
         for party in (self._parties[rank] for rank in running):
-            if party.met or party.process.stdin is None:
+            if (party.met and not self.plan.spu) or party.process.stdin is None:
                 continue
+            when = "" if party.met else " before all were connected"
             with contextlib.suppress(OSError, ValueError):
-                write_frame(party.process.stdin, {"stop": f"{party_name(failed)} failed before all were connected"})
+                write_frame(party.process.stdin, {"stop": f"{self.plan.name(failed)} failed{when}"})
 
     def close(self) -> None:
         """End every process that is still there."""
@@ -285,15 +309,15 @@ def _listening() -> socket.socket:
 def _result(head: Mapping[str, Any], arrays: Arrays) -> PartyResult:
     setup, offline, online = (Phase(*phase) for phase in head["phases"])
     layers = {name: LayerCost(seconds, Traffic(rounds, sent)) for name, seconds, rounds, sent in head["layers"]}
-    trace = None if head["rank"] == DEALER else MpcTrace(layers)
+    trace = MpcTrace(layers) if layers else None
     return PartyResult(head["rank"], arrays, setup, offline, online, trace, tuple(head["each"]))
 
 
-def _failure(parties: Sequence[_Party], stuck: set[int]) -> PiError:
+def _failure(plan: Plan, parties: Sequence[_Party], stuck: set[int]) -> PiError:
     """One error for all: the first cause in front, then what every party said."""
     said = {party.rank: _said(party, party.rank in stuck) for party in parties if party.result is None}
     causes = [p for p in parties if p.error is not None and not p.error.get("peer")]
-    lines = [f"{party_name(rank)}: {text}" for rank, text in said.items()]
+    lines = [f"{plan.name(rank)}: {text}" for rank, text in said.items()]
     if not causes:
         return ExecutionError("the run was not finished", *lines)
     first = causes[0].error or {}

@@ -22,6 +22,8 @@ from pi_compiler.errors import ExecutionError, PiError
 
 PARTIES: Final = ("model owner", "data owner", "dealer")
 DEALER: Final = 2
+HELPER: Final = "helper"
+"""What the third party of a three-party protocol is called."""
 _REASON_BYTES = 1 << 14
 _PIECE = 1 << 20
 _REASSURING = 0.25
@@ -34,9 +36,9 @@ class PeerStopped(ExecutionError):
     """Another party ended the run, or is gone."""
 
 
-def party_name(rank: int) -> str:
-    """A party for people."""
-    return f"party {rank} ({PARTIES[rank]})"
+def party_name(rank: int, *, helper: bool = False) -> str:
+    """A party for people; with ``helper`` the third one computes too, instead of dealing."""
+    return f"party {rank} ({HELPER if helper and rank == DEALER else PARTIES[rank]})"
 
 
 @dataclass(slots=True)

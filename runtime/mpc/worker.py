@@ -10,14 +10,16 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import astuple
 from typing import IO, Any
 
 import numpy as np
 
 from pi_compiler.errors import PiError
+from pi_compiler.ir.mpc_program import DATA_PARTY, MpcProgram
 from pi_compiler.runtime.mpc.handout import Arrays, pack_arrays, unpack_arrays, unpack_program
-from pi_compiler.runtime.mpc.job import Address, Job
+from pi_compiler.runtime.mpc.job import Address, Job, PartyResult, SpuJob
 
 _SIZE = 8
 
@@ -62,22 +64,7 @@ def main() -> int:
 
 
 def _work(head: Any, arrays: Arrays, out: IO[bytes]) -> tuple[object, Arrays]:
-
-    # Only now: the launcher imports this module too, and needs neither torch nor CrypTen.
-    from pi_compiler.runtime.mpc.party import run_party
-
-    job = Job(
-        head["rank"],
-        unpack_program(arrays.pop("program").tobytes()),
-        [Address(host, port) for host, port in head["peers"]],
-        {name.removeprefix("input/"): x for name, x in arrays.items()} if head["rank"] == 1 else None,
-        head["dealer"],
-        head["timeout"],
-        head["threads"],
-        head["patience"],
-    )
-    listening = socket.socket(fileno=head["listening"]) if head["listening"] is not None else None
-    done = run_party(job, listening=listening, met=lambda: write_frame(out, {"event": "met"}))
+    done = (_on_spu if head["spu"] else _on_crypten)(head, arrays, lambda: write_frame(out, {"event": "met"}))
     layers = {} if done.trace is None else done.trace.layers
     found = {
         "result": {
@@ -88,6 +75,36 @@ def _work(head: Any, arrays: Arrays, out: IO[bytes]) -> tuple[object, Arrays]:
         }
     }
     return found, {name: np.asarray(values) for name, values in done.outputs.items()}
+
+
+# Imports only now: the launcher imports this module too, and needs no library.
+
+
+def _on_crypten(head: Any, arrays: Arrays, met: Callable[[], None]) -> PartyResult:
+    from pi_compiler.runtime.mpc.party import run_party
+
+    rank, program, peers, inputs = _mine(head, arrays)
+    job = Job(rank, program, peers, inputs, head["dealer"], head["timeout"], head["threads"], head["patience"])
+    return run_party(job, listening=_listening(head), met=met)
+
+
+def _on_spu(head: Any, arrays: Arrays, met: Callable[[], None]) -> PartyResult:
+    from pi_compiler.runtime.mpc.spu.party import run_spu_party
+
+    rank, program, peers, inputs = _mine(head, arrays)
+    job = SpuJob(rank, program, head["spu"], peers, inputs, head["timeout"], head["threads"], head["patience"])
+    return run_spu_party(job, listening=_listening(head), met=met)
+
+
+def _mine(head: Any, arrays: Arrays) -> tuple[int, MpcProgram, list[Address], Arrays | None]:
+    program = unpack_program(arrays.pop("program").tobytes())
+    peers = [Address(host, port) for host, port in head["peers"]]
+    inputs = {name.removeprefix("input/"): x for name, x in arrays.items()} if head["rank"] == DATA_PARTY else None
+    return head["rank"], program, peers, inputs
+
+
+def _listening(head: Any) -> socket.socket | None:
+    return socket.socket(fileno=head["listening"]) if head["listening"] is not None else None
 
 
 def _described(error: PiError) -> dict[str, object]:
@@ -122,4 +139,6 @@ def _obey(out: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # Not by way of the interpreter's end: it waits for the thread that reads, and libraries' threads outlive it.
+    os._exit(code)

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from parties import in_threads, sockets
+from parties import LAYERS, dense_relu, in_threads, sockets, workers
 
 from pi_compiler.errors import ExecutionError, ParameterError
-from pi_compiler.ir.mpc_program import MpcConst, MpcInstr, MpcOp, MpcPort, MpcProgram, encode
 from pi_compiler.ir.two_party import Traffic, traffic
 from pi_compiler.runtime.mpc import launcher, library
 from pi_compiler.runtime.mpc.crypten import CryptenMpc
@@ -27,38 +26,6 @@ from pi_compiler.runtime.mpc.sim import RingEngine
 from pi_compiler.runtime.mpc.walk import execute
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="crypten is not installed")
-
-LAYERS = ("input", "dense", "relu", "answer")
-
-
-def dense_relu(size: int = 24, repeats: int = 1) -> MpcProgram:
-    """A dense layer with private weights, and ReLU, several times over."""
-    rng = np.random.default_rng(2)
-    shape = (1, size)
-    weight = MpcConst(encode(rng.normal(size=(size, size)) / np.sqrt(size), 16), 16, "model")
-    instrs = [MpcInstr(MpcOp.INPUT, (), shape, 16, 0)]
-    for _ in range(repeats):
-        x = len(instrs) - 1
-        instrs += [
-            MpcInstr(MpcOp.MATMUL, (x,), shape, 32, 1, weight=0),
-            MpcInstr(MpcOp.TRUNCATE, (x + 1,), shape, 16, 1, attrs={"bits": (16,)}),
-            MpcInstr(MpcOp.LTZ, (x + 2,), shape, 0, 2),
-            MpcInstr(MpcOp.MUL, (x + 3, x + 2), shape, 16, 2),
-            MpcInstr(MpcOp.SUB, (x + 2, x + 4), shape, 16, 2),
-        ]
-    last = len(instrs)
-    instrs.append(MpcInstr(MpcOp.REVEAL, (last - 1,), shape, 16, 3, attrs={"to": (1,)}))
-    ports = {"x": MpcPort(0, shape)}, {"y": MpcPort(last, shape)}
-    return MpcProgram(tuple(instrs), (weight,), (), *ports, LAYERS, "crypten-ttp")
-
-
-def workers() -> list[psutil.Process]:
-    """Processes of parties and relays that this process started and that still run."""
-    return [
-        p
-        for p in psutil.Process().children(recursive=True)
-        if p.status() != psutil.STATUS_ZOMBIE and "pi_compiler.runtime.mpc" in " ".join(p.cmdline())
-    ]
 
 
 def test_processes_compute_what_was_predicted_and_know_only_their_own(monkeypatch, capfd):
@@ -131,7 +98,7 @@ def test_parties_end_with_the_process_that_started_them(tmp_path: Path):
     script.write_text(
         "import sys; sys.path[:0] = sys.argv[1:]\n"
         "import numpy as np\n"
-        "from test_mpc_processes import dense_relu\n"
+        "from parties import dense_relu\n"
         "from pi_compiler.runtime.mpc.launcher import Link, Plan, run_parties\n"
         "run_parties(dense_relu(repeats=300), {'x': np.zeros((9, 1, 24))}, Plan(link=Link(5e-3, 1e8)))\n"
     )
@@ -156,7 +123,7 @@ def test_bytes_counted_are_those_of_the_loopback_interface():
         "import sys; sys.path[:0] = sys.argv[1:]\n"
         "import subprocess; subprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)\n"
         "import numpy as np\n"
-        "from test_mpc_processes import dense_relu\n"
+        "from parties import dense_relu\n"
         "from pi_compiler.runtime.mpc.launcher import run_parties\n"
         "def counted():\n"
         "    line = next(l for l in open('/proc/net/dev') if l.strip().startswith('lo:'))\n"

@@ -1,0 +1,1 @@
+"""Backend ``spu``: MPC programs on SecretFlow's SPU, between real processes."""
