@@ -170,7 +170,7 @@ ARGUMENT = st.one_of(
 )
 METHODS = (
     "add add_gadget add_plain decode decompose digits divide_special drop empty encode intt linear_sum load mul "
-    "mul_add mul_plain neg ntt permute relinearize rescale rotate rotate_extended small sub uniform"
+    "mul_add mul_plain neg ntt permute relinearize rescale rotate rotate_extended rotate_first small sub uniform"
 ).split()
 
 
