@@ -208,7 +208,7 @@ INLINE void forward_leaf(u64* x, std::size_t g, const Twiddles& t, const Prime& 
     for (int k = 0; k < 4; ++k) store_real(x + 8 * k, v[k]), store_real(x + 8 * k + 4, v[k + 4]);
 }
 
-INLINE void backward_leaf(u64* x, std::size_t g, const Twiddles& t, const Prime& p) {
+INLINE void backward_leaf(u64* z, const u64* x, std::size_t g, const Twiddles& t, const Prime& p) {
     D v[8];
     Pair w[7];
     for (int k = 0; k < 4; ++k) v[k] = load_real(x + 8 * k), v[k + 4] = load_real(x + 8 * k + 4);
@@ -218,7 +218,7 @@ INLINE void backward_leaf(u64* x, std::size_t g, const Twiddles& t, const Prime&
     backward8(v, w, p);
     for (int k = 0; k < 4; ++k) v[k] = p.center(v[k]);
     transpose4(v), transpose4(v + 4);
-    for (int k = 0; k < 4; ++k) store_real(x + 8 * k, v[k]), store_real(x + 8 * k + 4, v[k + 4]);
+    for (int k = 0; k < 4; ++k) store_real(z + 8 * k, v[k]), store_real(z + 8 * k + 4, v[k + 4]);
 }
 
 template <bool first>
@@ -235,18 +235,19 @@ void forward_node(u64* x, std::size_t n, std::size_t g, const Twiddles& t, const
 }
 
 template <bool last>
-void backward_node(u64* x, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p, Pair scale) {
+void backward_node(u64* z, const u64* x, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p, Pair scale) {
     const int r = n == 64 ? 8 : radix(n);
+    const std::size_t part = n / r;
     if (n == 64)
-        backward_leaf(x, 8 * g, t, p), backward_leaf(x + 32, 8 * g + 4, t, p);
+        backward_leaf(z, x, 8 * g, t, p), backward_leaf(z + 32, x + 32, 8 * g + 4, t, p);
     else
-        for (int k = 0; k < r; ++k) backward_node<false>(x + k * (n / r), n / r, r * g + k, t, p, scale);
+        for (int k = 0; k < r; ++k) backward_node<false>(z + k * part, x + k * part, part, r * g + k, t, p, scale);
     if (r == 8)
-        backward_pass<8, last>(x, n, g, t.node, p, scale);
+        backward_pass<8, last>(z, n, g, t.node, p, scale);
     else if (r == 4)
-        backward_pass<4, last>(x, n, g, t.node, p, scale);
+        backward_pass<4, last>(z, n, g, t.node, p, scale);
     else
-        backward_pass<2, last>(x, n, g, t.node, p, scale);
+        backward_pass<2, last>(z, n, g, t.node, p, scale);
 }
 
 // One value at a time, below 64 values.
@@ -293,7 +294,7 @@ Factor twiddle(u64 w, const Modulus& m) {
     return f;
 }
 
-void small_intt(u64* x, std::size_t n, const Table& t, Factor scale) {
+void small_intt(u64* z, const u64* x, std::size_t n, const Table& t, Factor scale) {
     const Single p{static_cast<double>(t.m.q), t.m.inverse};
     const Factor f = twiddle(scale.w, t.m);
     double v[64];
@@ -305,7 +306,7 @@ void small_intt(u64* x, std::size_t n, const Table& t, Factor scale) {
                 v[j] = p.center(a + b);
                 v[j + half] = p.mul(a - b, t.inverse.node[groups + g]);
             }
-    for (std::size_t j = 0; j < n; ++j) x[j] = p.full(p.mul(v[j], f));
+    for (std::size_t j = 0; j < n; ++j) z[j] = p.full(p.mul(v[j], f));
 }
 
 void ntt(u64* x, std::size_t n, const Table& t) {
@@ -313,9 +314,9 @@ void ntt(u64* x, std::size_t n, const Table& t) {
     forward_node<true>(x, n, 1, t.forward, Prime(t.m));
 }
 
-void intt(u64* x, std::size_t n, const Table& t, Factor scale) {
-    if (n < 64) return small_intt(x, n, t, scale);
-    backward_node<true>(x, n, 1, t.inverse, Prime(t.m), pair(scale.w, t.m));
+void intt(u64* z, const u64* x, std::size_t n, const Table& t, Factor scale) {
+    if (n < 64) return small_intt(z, x, n, t, scale);
+    backward_node<true>(z, x, n, 1, t.inverse, Prime(t.m), pair(scale.w, t.m));
 }
 
 }  // namespace

@@ -124,8 +124,7 @@ void Encoder::decode(const Polys& a, double* slots) const {
     const auto row = [&](int i) { return memory.data() + static_cast<std::size_t>(i) * n; };
     ring_.threads.loop(limbs, [&](std::size_t task) {
         const int i = static_cast<int>(task);
-        std::memcpy(row(i), a.limb(0, i), n * sizeof(u64));
-        ring_.k->intt(row(i), n, ring_.tables[i], ring_.n_inverse(i));
+        ring_.k->intt(row(i), a.limb(0, i), n, ring_.tables[i], ring_.n_inverse(i));
     });
     // Mixed radix (Garner): x = d_0 + q_0 (d_1 + q_1 (d_2 + ...)), exact however large the modulus.
     std::vector<std::vector<Factor>> inverse(limbs);

@@ -32,18 +32,13 @@ struct Digits {
 };
 
 Digits decompose(const Ring& ring, const Polys& a, int poly);
-// The inner product with a key (per digit the polynomial with the message, then per digit the uniform
-// one): two polynomials over the extended basis.
-Polys apply_key(const Ring& ring, const Digits& digits, const Polys& key);
-// Its limb i alone.
-void apply_key(const Ring& ring, const Digits& digits, const Polys& key, int i, u64* z0, u64* z1);
-// Divides the polynomials from `first` on by the special primes and rounds; polynomial 0 plus
-// `addend`'s polynomial 0, both plus their own for `both`. With `from`, the automorphism is applied.
-Polys divide_special(const Ring& ring, const Polys& a, int first, const Polys* addend, bool both,
-                     const std::vector<u32>* from);
+// Divides the polynomials from `first` on by the special primes and rounds.
+Polys divide_special(const Ring& ring, const Polys& a, int first);
 
 Polys relinearize(const Ring& ring, const Polys& a, const Polys& key);
 Polys rotate(const Ring& ring, const Polys& a, const Digits& digits, const Polys& key, const std::vector<u32>& from);
+// The same for a ciphertext without digits, which it makes and leaves for further rotations.
+Polys rotate_first(const Ring& ring, const Polys& a, Digits& digits, const Polys& key, const std::vector<u32>& from);
 
 // The rotation times the special primes, over the extended basis: a baby step of `linear_sum`.
 Polys rotate_extended(const Ring& ring, const Polys& a, const Digits& digits, const Polys& key,

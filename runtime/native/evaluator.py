@@ -86,7 +86,7 @@ class NativeEvaluator:
         step = self._rules.rotate(x.type, by)
         if step == 0:
             return x
-        polys = self._core.rotate(x.polys, self._digits(x), self._key(step, x.polys.level), self._galois[step])
+        polys = self._switched(x, self._key(step, x.polys.level), self._galois[step])
         return NativeCiphertext(self._ring, polys, x.scale)
 
     def conjugate(self, a: Ciphertext) -> NativeCiphertext:
@@ -95,7 +95,7 @@ class NativeEvaluator:
             raise ExecutionError("a ciphertext of dimension 3 cannot be conjugated", hint="relinearize first")
         if key is None:
             raise ExecutionError("there is no key for conjugation", hint="keys made with conjugate=True")
-        polys = self._core.rotate(x.polys, self._digits(x), self._keys.ready(key), self._ring.conjugation)
+        polys = self._switched(x, self._keys.ready(key), self._ring.conjugation)
         return NativeCiphertext(self._ring, polys, x.scale)
 
     def linear_bytes(self, period: int, level: int) -> int:
@@ -175,13 +175,22 @@ class NativeEvaluator:
             )
         return self._keys.ready(key)
 
+    def _switched(self, x: NativeCiphertext, key: Polys, galois: int) -> Polys:
+        if x.digits is not None:
+            return self._core.rotate(x.polys, x.digits, key, galois)
+        polys, digits = self._core.rotate_first(x.polys, key, galois)
+        self._share(x, digits)
+        return polys
+
     def _digits(self, x: NativeCiphertext) -> Digits:
-        if x.digits is None:
-            while len(self._recent) >= _SHARED:
-                self._recent.popleft().digits = None
-            x.digits = self._core.decompose(x.polys)
-            self._recent.append(x)
-        return x.digits
+        return x.digits or self._share(x, self._core.decompose(x.polys))
+
+    def _share(self, x: NativeCiphertext, digits: Digits) -> Digits:
+        while len(self._recent) >= _SHARED:
+            self._recent.popleft().digits = None
+        x.digits = digits
+        self._recent.append(x)
+        return digits
 
     def relinearize(self, a: Ciphertext) -> NativeCiphertext:
         x = self._own(a)

@@ -31,16 +31,17 @@ struct Kernels {
     int max_prime_bits;
 
     void (*ntt)(u64* x, std::size_t n, const Table& t);
-    // Inverse transform, times a factor that includes 1/n.
-    void (*intt)(u64* x, std::size_t n, const Table& t, Factor scale);
+    // Inverse transform of x, which may be z, times a factor that includes 1/n.
+    void (*intt)(u64* z, const u64* x, std::size_t n, const Table& t, Factor scale);
 
     void (*add)(u64* z, const u64* x, const u64* y, std::size_t n, const Modulus& m);
     void (*sub)(u64* z, const u64* x, const u64* y, std::size_t n, const Modulus& m);
     // y has n >> log_repeat values, each standing for 2^log_repeat neighbors.
     void (*add_repeated)(u64* z, const u64* x, const u64* y, int log_repeat, std::size_t n, const Modulus& m);
     void (*neg)(u64* z, const u64* x, std::size_t n, const Modulus& m);
-    // z = (x - y) f, and plus a where a is not null.
-    void (*sub_scale)(u64* z, const u64* x, const u64* y, const u64* a, Factor f, std::size_t n, const Modulus& m);
+    // z = (x - y) f, and plus a where a is not null; where `from` is not null, permuted into another place.
+    void (*sub_scale)(u64* z, const u64* x, const u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
+                      const Modulus& m);
     // z += x f.
     void (*add_scaled)(u64* z, const u64* x, Factor f, std::size_t n, const Modulus& m);
     // z = x y + a.
@@ -58,7 +59,11 @@ struct Kernels {
     void (*quotients)(u64* v, const u64* const* y, const double* inverse, std::size_t terms, std::size_t n);
     // Signed integers, as doubles below 2^51 in magnitude, to residues.
     void (*lift)(u64* z, const double* x, std::size_t n, const Modulus& m);
+    // Value i is the one at from[i]: an automorphism's table, which moves blocks of eight values whole and the
+    // same way inside all of a block.
     void (*permute)(u64* z, const u64* x, const u32* from, std::size_t n);
+    // z += x permuted.
+    void (*add_permuted)(u64* z, const u64* x, const u32* from, std::size_t n, const Modulus& m);
     // Complex transform sum_k x_k exp(sign 2 pi i t k / n), input in bit-reversed order.
     void (*fft)(double* re, double* im, std::size_t n, const double* cosine, const double* sine, double sign);
     // Whether every value is below q.

@@ -35,6 +35,17 @@ INLINE V repeated(const u64* p, int r, std::size_t i) {
     return set(p[i >> r]);
 }
 
+// An automorphism moves blocks of four values as it does those of eight.
+INLINE std::size_t block(const u32* from, std::size_t i) { return from[i] & ~u32{3}; }
+
+// Four values of an automorphism, from their block; places of 32-bit halves are read modulo eight.
+INLINE V moved(V x, const u32* from, std::size_t i) {
+    V at = _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
+    at = _mm256_slli_epi64(at, 1);
+    at = _mm256_or_si256(at, _mm256_slli_epi64(_mm256_or_si256(at, set(u64{1})), 32));
+    return _mm256_permutevar8x32_epi32(x, at);
+}
+
 // x, or x + q where x is negative; for magnitudes below 2^63.
 INLINE V lift(V x, V q) {
     V negative = _mm256_cmpgt_epi64(_mm256_setzero_si256(), x);
@@ -63,13 +74,16 @@ void neg(u64* z, const u64* x, std::size_t n, const Modulus& m) {
     for (std::size_t i = 0; i < n; i += 4) store(z + i, lift(_mm256_sub_epi64(_mm256_setzero_si256(), load(x + i)), q));
 }
 
-void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, std::size_t n, const Modulus& m) {
+void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
+               const Modulus& m) {
     const Prime p(m);
     const Pair w = pair(f.w, m);
     const V q = set(m.q);
     for (std::size_t i = 0; i < n; i += 4) {
-        V v = p.positive(p.mul(_mm256_sub_pd(real(load(x + i)), real(load(y + i))), w));
-        store(z + i, a ? sum(v, load(a + i), q) : v);
+        const std::size_t at = from ? block(from, i) : i;
+        V v = p.positive(p.mul(_mm256_sub_pd(real(load(x + at)), real(load(y + at))), w));
+        if (a) v = sum(v, load(a + at), q);
+        store(z + i, from ? moved(v, from, i) : v);
     }
 }
 
@@ -155,10 +169,13 @@ void lift(u64* z, const double* x, std::size_t n, const Modulus& m) {
 }
 
 void permute(u64* z, const u64* x, const u32* from, std::size_t n) {
-    for (std::size_t i = 0; i < n; i += 4) {
-        __m128i at = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
-        store(z + i, _mm256_i32gather_epi64(reinterpret_cast<const long long*>(x), at, 8));
-    }
+    for (std::size_t i = 0; i < n; i += 4) store(z + i, moved(load(x + block(from, i)), from, i));
+}
+
+void add_permuted(u64* z, const u64* x, const u32* from, std::size_t n, const Modulus& m) {
+    const V q = set(m.q);
+    for (std::size_t i = 0; i < n; i += 4)
+        store(z + i, sum(load(z + i), moved(load(x + block(from, i)), from, i), q));
 }
 
 void fft(double* re, double* im, std::size_t n, const double* cosine, const double* sine, double sign) {
@@ -177,7 +194,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 constexpr Kernels table() {
     Kernels k = {
         "avx2",     52,         50,      ntt,    intt, add,     sub,       add_repeated, neg,
-        sub_scale,  add_scaled, mul_add, tensor, dot,  convert, quotients, lift,         permute, fft, reduced,
+        sub_scale,  add_scaled, mul_add, tensor, dot,  convert, quotients, lift,         permute, add_permuted, fft, reduced,
     };
     k.twiddle = twiddle;
     return k;

@@ -73,15 +73,18 @@ struct Prime {
 
 // Reduces sums of 52-bit halves of products.
 struct Wide {
-    Pair word, one;
+    Pair word;
+    V one;
 
-    INLINE explicit Wide(const Modulus& m) : word(pair(m.word)), one{set(1), set(m.one)} {}
+    INLINE explicit Wide(const Modulus& m) : word(pair(m.word)), one(set(m.one)) {}
 
-    INLINE V reduce(V lo, V hi, const Prime& p) const {
+    // In [0, 4q). Products take the low 52 bits of their factors; modulo 2^52 the sums are exact.
+    INLINE V lazy(V lo, V hi, const Prime& p) const {
         hi = _mm512_add_epi64(hi, _mm512_srli_epi64(lo, S));
-        V a = p.mul(hi, word), b = p.mul(_mm512_and_si512(lo, p.mask), one);
-        return p.full(_mm512_add_epi64(a, b));
+        V quotient = high(high(p.zero, hi, word.shoup), lo, one);
+        return _mm512_and_si512(low(low(lo, hi, word.w), quotient, p.minus_q), p.mask);
     }
+    INLINE V reduce(V lo, V hi, const Prime& p) const { return p.full(lazy(lo, hi, p)); }
 };
 
 // ---- Transform ----
@@ -213,7 +216,7 @@ INLINE void forward_leaf(u64* x, std::size_t g, const Twiddles& t, const Prime& 
     for (int k = 0; k < 8; ++k) store(x + 8 * k, p.full(v[k]));
 }
 
-INLINE void backward_leaf(u64* x, std::size_t g, const Twiddles& t, const Prime& p) {
+INLINE void backward_leaf(u64* z, const u64* x, std::size_t g, const Twiddles& t, const Prime& p) {
     V v[8];
     Pair w[7];
     for (int k = 0; k < 8; ++k) v[k] = load(x + 8 * k);
@@ -223,7 +226,7 @@ INLINE void backward_leaf(u64* x, std::size_t g, const Twiddles& t, const Prime&
     transpose8(v);
     factors8(w, t.node, g);
     backward8(v, w, p);
-    for (int k = 0; k < 8; ++k) store(x + 8 * k, v[k]);
+    for (int k = 0; k < 8; ++k) store(z + 8 * k, v[k]);
 }
 
 void forward_node(u64* x, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p) {
@@ -239,16 +242,18 @@ void forward_node(u64* x, std::size_t n, std::size_t g, const Twiddles& t, const
 }
 
 template <bool last>
-void backward_node(u64* x, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p, Factor scale) {
-    if (n == 64) return backward_leaf(x, g, t, p);
+void backward_node(u64* z, const u64* x, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p,
+                   Factor scale) {
+    if (n == 64) return backward_leaf(z, x, g, t, p);
     const int r = radix(n);
-    for (int k = 0; k < r; ++k) backward_node<false>(x + k * (n / r), n / r, r * g + k, t, p, scale);
+    const std::size_t part = n / r;
+    for (int k = 0; k < r; ++k) backward_node<false>(z + k * part, x + k * part, part, r * g + k, t, p, scale);
     if (r == 8)
-        backward_pass<8, last>(x, n, g, t.node, p, scale);
+        backward_pass<8, last>(z, n, g, t.node, p, scale);
     else if (r == 4)
-        backward_pass<4, last>(x, n, g, t.node, p, scale);
+        backward_pass<4, last>(z, n, g, t.node, p, scale);
     else
-        backward_pass<2, last>(x, n, g, t.node, p, scale);
+        backward_pass<2, last>(z, n, g, t.node, p, scale);
 }
 
 void ntt(u64* x, std::size_t n, const Table& t) {
@@ -256,9 +261,9 @@ void ntt(u64* x, std::size_t n, const Table& t) {
     forward_node(x, n, 1, t.forward, Prime(t.m.q));
 }
 
-void intt(u64* x, std::size_t n, const Table& t, Factor scale) {
-    if (n <= 64) return scalar_intt<S>(x, n, t, scale);
-    backward_node<true>(x, n, 1, t.inverse, Prime(t.m.q), scale);
+void intt(u64* z, const u64* x, std::size_t n, const Table& t, Factor scale) {
+    if (n <= 64) return scalar_intt<S>(z, x, n, t, scale);
+    backward_node<true>(z, x, n, 1, t.inverse, Prime(t.m.q), scale);
 }
 
 // ---- Pointwise ----
@@ -280,6 +285,19 @@ class Repeated {
     int r_;
     V pick_;
     __mmask8 some_;
+};
+
+// Eight values of an automorphism, which come from one block of eight.
+class Moved {
+  public:
+    INLINE Moved(const u32* from, std::size_t i)
+        : lane_(_mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i)))) {}
+    INLINE static std::size_t block(const u32* from, std::size_t i) { return from[i] & ~u32{7}; }
+    // Permutations read the low three bits of an index.
+    INLINE V of(V x) const { return _mm512_permutexvar_epi64(lane_, x); }
+
+  private:
+    V lane_;
 };
 
 void add(u64* z, const u64* x, const u64* y, std::size_t n, const Modulus& m) {
@@ -309,12 +327,15 @@ void neg(u64* z, const u64* x, std::size_t n, const Modulus& m) {
     }
 }
 
-void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, std::size_t n, const Modulus& m) {
+void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
+               const Modulus& m) {
     const Prime p(m.q);
     const Pair w = pair(f);
     for (std::size_t i = 0; i < n; i += 8) {
-        V v = once(p.mul(_mm512_sub_epi64(_mm512_add_epi64(load(x + i), p.q), load(y + i)), w), p.q);
-        store(z + i, a ? once(_mm512_add_epi64(v, load(a + i)), p.q) : v);
+        const std::size_t at = from ? Moved::block(from, i) : i;
+        V v = once(p.mul(_mm512_sub_epi64(_mm512_add_epi64(load(x + at), p.q), load(y + at)), w), p.q);
+        if (a) v = once(_mm512_add_epi64(v, load(a + at)), p.q);
+        store(z + i, from ? Moved(from, i).of(v) : v);
     }
 }
 
@@ -447,9 +468,14 @@ void lift(u64* z, const double* x, std::size_t n, const Modulus& m) {
 }
 
 void permute(u64* z, const u64* x, const u32* from, std::size_t n) {
+    for (std::size_t i = 0; i < n; i += 8) store(z + i, Moved(from, i).of(load(x + Moved::block(from, i))));
+}
+
+void add_permuted(u64* z, const u64* x, const u32* from, std::size_t n, const Modulus& m) {
+    const V q = set(m.q);
     for (std::size_t i = 0; i < n; i += 8) {
-        __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
-        store(z + i, _mm512_i32gather_epi64(at, x, 8));
+        V moved = Moved(from, i).of(load(x + Moved::block(from, i)));
+        store(z + i, once(_mm512_add_epi64(load(z + i), moved), q));
     }
 }
 
@@ -466,7 +492,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 
 constexpr Kernels IFMA = {
     "avx512ifma", S,          50,     ntt,     intt,      add,  sub,     add_repeated, neg,
-    sub_scale,    add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, fft,          reduced,
+    sub_scale,    add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, add_permuted, fft, reduced,
 };
 
 // Constant, so that nothing of this file runs where the processor cannot.

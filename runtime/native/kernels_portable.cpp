@@ -35,10 +35,12 @@ void neg(u64* z, const u64* x, std::size_t n, const Modulus& m) {
     for (std::size_t i = 0; i < n; ++i) z[i] = where(x[i] != 0, m.q - x[i]);
 }
 
-void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, std::size_t n, const Modulus& m) {
+void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
+               const Modulus& m) {
     for (std::size_t i = 0; i < n; ++i) {
-        u64 v = reduce_once(mul_lazy<S>(x[i] + m.q - y[i], f, m.q), m.q);
-        z[i] = a ? add_mod(v, a[i], m.q) : v;
+        const std::size_t at = from ? from[i] : i;
+        u64 v = reduce_once(mul_lazy<S>(x[at] + m.q - y[at], f, m.q), m.q);
+        z[i] = a ? add_mod(v, a[at], m.q) : v;
     }
 }
 
@@ -117,6 +119,10 @@ void permute(u64* z, const u64* x, const u32* from, std::size_t n) {
     for (std::size_t i = 0; i < n; ++i) z[i] = x[from[i]];
 }
 
+void add_permuted(u64* z, const u64* x, const u32* from, std::size_t n, const Modulus& m) {
+    for (std::size_t i = 0; i < n; ++i) z[i] = add_mod(z[i], x[from[i]], m.q);
+}
+
 void fft(double* re, double* im, std::size_t n, const double* cosine, const double* sine, double sign) {
     fft_stages(re, im, n, cosine, sine, sign);
 }
@@ -129,7 +135,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 
 const Kernels PORTABLE = {
     "portable", S,      60,     scalar_ntt<S>, scalar_intt<S>, add,  sub,     add_repeated, neg,
-    sub_scale,  add_scaled, mul_add, tensor, dot, convert,       quotients,      lift, permute, fft,          reduced,
+    sub_scale,  add_scaled, mul_add, tensor, dot, convert,       quotients,      lift, permute, add_permuted, fft, reduced,
 };
 
 }  // namespace

@@ -1,12 +1,12 @@
 #include "limbs.h"
 
-#include <utility>
-
 namespace pi {
 
 namespace {
 constexpr std::size_t PARTS = 8;     // of a limb, that threads share
 constexpr std::size_t BLOCK = 1024;  // values of all limbs of a source that stay in cache
+// Words of sources that stay in a core's second-level cache beside the limbs that are made of them.
+constexpr std::size_t CACHED = std::size_t{1} << 17;
 
 // One block of a source to all its targets.
 void convert_block(const Ring& ring, const Source& s, int source, const std::vector<Target>& targets, std::size_t at) {
@@ -34,23 +34,18 @@ void convert_block(const Ring& ring, const Source& s, int source, const std::vec
 
 }  // namespace
 
-Source::Source(const Ring& ring, const Conversion& c, std::vector<const u64*> limbs_)
-    : conversion(&c), limbs(std::move(limbs_)), memory(ring.take((limbs.size() + 1) * ring.n)) {
-    for (std::size_t j = 0; j < limbs.size(); ++j) rows.push_back(memory.data() + j * ring.n);
-    quotient = memory.data() + limbs.size() * ring.n;
+Source::Source(const Ring& ring, const Conversion& c)
+    : conversion(&c), memory(ring.take((c.from.size() + 1) * ring.n)) {
+    for (std::size_t j = 0; j < c.from.size(); ++j) rows.push_back(memory.data() + j * ring.n);
+    quotient = memory.data() + c.from.size() * ring.n;
 }
 
-void lift(const Ring& ring, std::vector<Source>& sources) {
+void Source::fill(const Ring& ring, std::size_t j, const u64* values) {
+    ring.k->intt(memory.data() + j * ring.n, values, ring.n, ring.tables[conversion->from[j]], conversion->scale[j]);
+}
+
+void find_quotients(const Ring& ring, const std::vector<Source>& sources) {
     const std::size_t n = ring.n;
-    std::vector<std::pair<Source*, std::size_t>> limbs;
-    for (Source& s : sources)
-        for (std::size_t j = 0; j < s.limbs.size(); ++j) limbs.emplace_back(&s, j);
-    ring.threads.loop(limbs.size(), [&](std::size_t task) {
-        const auto& [s, j] = limbs[task];
-        u64* row = s->memory.data() + j * n;
-        copy(row, s->limbs[j], n);
-        ring.k->intt(row, n, ring.tables[s->conversion->from[j]], s->conversion->scale[j]);
-    });
     ring.threads.loop(sources.size() * PARTS, [&](std::size_t task) {
         const Source& s = sources[task / PARTS];
         const std::size_t at = task % PARTS * (n / PARTS);
@@ -68,11 +63,16 @@ void convert(const Ring& ring, const std::vector<Source>& sources, const std::ve
     });
 }
 
-void lower(const Ring& ring, const Source& s, int prime, u64* z) {
+void convert(const Ring& ring, const Source& s, int prime, u64* z) {
     const Conversion& c = *s.conversion;
     ring.k->convert(z, s.rows.data(), c.factors[prime].data(), c.from.size(), s.quotient, c.minus_d[prime], ring.n,
                     ring.tables[prime].m);
-    ring.k->ntt(z, ring.n, ring.tables[prime]);
+}
+
+bool outgrow_cache(const Ring& ring, const std::vector<Source>& sources) {
+    std::size_t words = 0;
+    for (const Source& s : sources) words += s.rows.size() * ring.n;
+    return words > CACHED;
 }
 
 }  // namespace pi

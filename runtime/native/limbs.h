@@ -8,11 +8,12 @@
 
 namespace pi {
 
-// Runs a body for every limb of every polynomial.
+// Runs a body for every limb of every polynomial; those of one prime follow each other, so that its twiddle
+// factors stay in cache.
 template <class Body>
 void each_limb(const Ring& ring, int polys, int limbs, const Body& body) {
     ring.threads.loop(static_cast<std::size_t>(polys) * limbs, [&](std::size_t i) {
-        body(static_cast<int>(i) / limbs, static_cast<int>(i) % limbs);
+        body(static_cast<int>(i) % polys, static_cast<int>(i) / polys);
     });
 }
 
@@ -20,31 +21,37 @@ inline const Modulus& modulus(const Ring& ring, int level, int i) { return ring.
 
 inline void copy(u64* to, const u64* from, std::size_t n) { std::memcpy(to, from, n * sizeof(u64)); }
 
-// Residues modulo the primes of a conversion; after `lift`, as coefficients times the conversion's
-// factors, and the multiples of the modulus to take off.
+// Residues modulo the primes of a conversion, as coefficients times the conversion's factors, and the
+// multiples of the modulus to take off.
 struct Source {
-    Source(const Ring& ring, const Conversion& c, std::vector<const u64*> limbs);
+    Source(const Ring& ring, const Conversion& c);
+
+    // Row j from values in transformed order.
+    void fill(const Ring& ring, std::size_t j, const u64* values);
 
     const Conversion* conversion;
-    std::vector<const u64*> limbs;
     Memory memory;
     std::vector<const u64*> rows;
     u64* quotient;
 };
 
-void lift(const Ring& ring, std::vector<Source>& sources);
+// The multiples of the modulus, when all rows are there.
+void find_quotients(const Ring& ring, const std::vector<Source>& sources);
 
-// The lifted residues modulo another prime, in transformed order.
-void lower(const Ring& ring, const Source& s, int prime, u64* z);
+// A source modulo another prime, as coefficients.
+void convert(const Ring& ring, const Source& s, int prime, u64* z);
 
-// Where the lifted residues of a source are to go.
+// Where a source is to go.
 struct Target {
     int source;
     int prime;
     u64* to;
 };
 
-// All targets, as coefficients. A source of many limbs does not fit a cache: part by part it is read once.
+// The same for many targets. Sources of many limbs do not fit a cache: part by part they are read once.
 void convert(const Ring& ring, const std::vector<Source>& sources, const std::vector<Target>& targets);
+
+// Whether sources are so large that they should be converted to all targets together.
+bool outgrow_cache(const Ring& ring, const std::vector<Source>& sources);
 
 }  // namespace pi

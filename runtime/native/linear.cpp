@@ -3,6 +3,7 @@
 
 #include "evaluate.h"
 #include "limbs.h"
+#include "switching.h"
 
 namespace pi {
 
@@ -125,17 +126,15 @@ void accumulate(const Ring& ring, Polys& total, const Polys& u, const Giant& gia
         each_limb(ring, 2, total.limbs, [&](int p, int i) { addend(total.limb(p, i), p, i); });
         return;
     }
-    const Polys second = u.extended ? divide_special(ring, u, 1, nullptr, false, nullptr) : Polys();
-    const Digits digits = u.extended ? decompose(ring, second, 0) : decompose(ring, u, 1);
+    const Polys second = u.extended ? divide_special(ring, u, 1) : Polys();
+    const Columns columns(ring, u.extended ? second : u, u.extended ? 0 : 1, false);
     each_limb(ring, 1, total.limbs, [&](int, int i) {
-        const Memory scratch = ring.take(3 * ring.n);
-        u64 *z0 = scratch.data(), *z1 = z0 + ring.n, *moved = z1 + ring.n;
-        apply_key(ring, digits, *giant.key, i, z0, z1);
+        const Memory scratch = ring.take(2 * ring.n + columns.scratch());
+        u64 *z0 = scratch.data(), *z1 = z0 + ring.n;
+        apply_key(ring, columns.at(i, z1 + ring.n), u.level, *giant.key, i, z0, z1);
         addend(z0, 0, i);
-        for (int p = 0; p < 2; ++p) {
-            ring.k->permute(moved, p ? z1 : z0, giant.from->data(), ring.n);
-            ring.k->add(total.limb(p, i), total.limb(p, i), moved, ring.n, modulus(ring, u.level, i));
-        }
+        for (int p = 0; p < 2; ++p)
+            ring.k->add_permuted(total.limb(p, i), p ? z1 : z0, giant.from->data(), ring.n, modulus(ring, u.level, i));
     });
 }
 
@@ -151,7 +150,7 @@ Polys linear_sum(const Ring& ring, const std::vector<Giant>& giants, int level) 
         const std::vector<Polys> sums = sum_products(ring, &giants[start], count, level);
         for (std::size_t g = 0; g < count; ++g) accumulate(ring, total, sums[g], giants[start + g]);
     }
-    return divide_special(ring, total, 0, nullptr, false, nullptr);
+    return divide_special(ring, total, 0);
 }
 
 }  // namespace pi

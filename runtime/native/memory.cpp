@@ -79,7 +79,8 @@ u64* Pool::take(std::size_t words, std::size_t& capacity) {
 
 void Pool::give(u64* block, std::size_t capacity) {
     std::lock_guard<std::mutex> lock(mutex_);
-    free_.emplace(capacity, block);
+    // Before its equals, so that it is the next taken: it may still be in a cache.
+    free_.emplace_hint(free_.lower_bound(capacity), capacity, block);
     held_ += capacity;
     while (held_ > KEPT) {
         const auto largest = std::prev(free_.end());
@@ -90,7 +91,7 @@ void Pool::give(u64* block, std::size_t capacity) {
 }
 
 Memory::Memory(std::shared_ptr<Pool> pool, std::size_t words)
-    : pool_(std::move(pool)), words_(words), data_(pool_->take(words, capacity_)) {}
+    : pool_(std::move(pool)), words_(words), data_(words ? pool_->take(words, capacity_) : nullptr) {}
 
 Memory& Memory::operator=(Memory&& other) noexcept {
     if (this == &other) return *this;

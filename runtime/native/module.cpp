@@ -376,6 +376,14 @@ Polys products(const Context& c, const std::vector<Weighted>& terms, const Polys
     return product_sum(c.ring(), checked, key, level);
 }
 
+// Digits with the ciphertext that they are of: a digit's own limbs are the ciphertext's, so it has to live as
+// long. (py::keep_alive crashes where an argument has the wrong type.)
+py::object tied(Digits&& digits, const Polys& a) {
+    py::object made = py::cast(std::move(digits));
+    py::detail::keep_alive_impl(made, py::cast(&a, py::return_value_policy::reference));
+    return made;
+}
+
 py::buffer_info view(Polys& p) {
     const auto n = static_cast<py::ssize_t>(p.n), word = static_cast<py::ssize_t>(sizeof(u64));
     return py::buffer_info(p.memory.data(), word, py::format_descriptor<u64>::format(), 3, {py::ssize_t{p.polys}, py::ssize_t{p.limbs}, n},
@@ -444,7 +452,7 @@ PYBIND11_MODULE(_core, m) {
                 for (int p = 0; p < a.polys; ++p)
                     for (int i = 0; i < a.limbs; ++i) {
                         const int prime = c.ring().prime(a.level, i);
-                        c.ring().k->intt(a.limb(p, i), a.n, c.ring().tables[prime], c.ring().n_inverse(prime));
+                        c.ring().k->intt(a.limb(p, i), a.limb(p, i), a.n, c.ring().tables[prime], c.ring().n_inverse(prime));
                     }
             }, Unlocked())
         .def("add", [](const Context& c, const Polys& a, const Polys& b) { return same(c, a, b), add(c.ring(), a, b); },
@@ -486,7 +494,7 @@ PYBIND11_MODULE(_core, m) {
         .def("divide_special", [](const Context& c, const Polys& a) {
                 c.own(a);
                 if (!a.extended) refuse("only the extended basis has special primes to divide by");
-                Polys z = divide_special(c.ring(), a, 0, nullptr, false, nullptr);
+                Polys z = divide_special(c.ring(), a, 0);
                 z.memory.secret = a.memory.secret;
                 return z;
             }, Unlocked())
@@ -498,11 +506,19 @@ PYBIND11_MODULE(_core, m) {
                     py::gil_scoped_release release;
                     digits = decompose(c.ring(), a, 1);
                 }
-                // A digit's own limbs are the ciphertext's, so it has to live as long. (py::keep_alive
-                // crashes where an argument has the wrong type.)
-                py::object made = py::cast(std::move(digits));
-                py::detail::keep_alive_impl(made, py::cast(&a, py::return_value_policy::reference));
-                return made;
+                return tied(std::move(digits), a);
+            })
+        .def("rotate_first", [](Context& c, const Polys& a, const Polys& key, u64 galois) {
+                c.cipher(a), c.key(key, a.level);
+                if (a.polys != 2) refuse("only dimension 2 can be rotated");
+                const std::vector<u32>& from = c.automorphism(galois);
+                Digits digits;
+                Polys z;
+                {
+                    py::gil_scoped_release release;
+                    z = rotate_first(c.ring(), a, digits, key, from);
+                }
+                return py::make_tuple(std::move(z), tied(std::move(digits), a));
             })
         .def("rotate", [](Context& c, const Polys& a, const Digits& digits, const Polys& key, u64 galois) {
                 c.cipher(a), c.own(digits), c.key(key, a.level);

@@ -4,6 +4,8 @@
 // are one pass over memory (radix 4); an odd one comes first, or last in the inverse.
 #pragma once
 
+#include <cstring>
+
 #include "kernels.h"
 
 namespace pi {
@@ -74,8 +76,9 @@ void scalar_ntt(u64* x, std::size_t n, const Table& t) {
 }
 
 template <int S>
-void scalar_intt(u64* x, std::size_t n, const Table& t, Factor scale) {
+void scalar_intt(u64* x, const u64* from, std::size_t n, const Table& t, Factor scale) {
     const u64 q = t.m.q;
+    if (x != from) std::memcpy(x, from, n * sizeof(u64));
     const Factor* node = t.inverse.node;
     const std::size_t top = odd_stages(n) ? 2 : 1;
     std::size_t groups = n / 4;

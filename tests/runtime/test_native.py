@@ -133,6 +133,10 @@ def test_all_instruction_sets_give_the_same_residues(level: int, specials: int, 
         d = r.decompose(a)
         extended = r.rotate_extended(a, d, k, 9)
         found = [r.rotate(a, d, k, 3), r.rescale(b), r.mul(a, a), r.mul_plain(b, plain), r.add_plain(a, plain)]
+        first, again = r.rotate_first(a, k, 3)
+        found += [first, r.rotate(a, again, k, 3)]
+        for z in (first, found[-1]):
+            np.testing.assert_array_equal(np.asarray(z), np.asarray(found[0]))
         found += [r.relinearize(b, k), r.add(a, b), r.sub(a, b), r.neg(b), r.drop(b, 0), extended]
         found.append(r.linear_sum([([(a, plain), (extended, plain)], None, 1), ([(extended, plain)], k, 27)], level))
         found.append(r.linear_sum([([(a, late), (extended, plain)], None, 1), ([(a, late)], k, 27)], level))

@@ -171,7 +171,8 @@ ARGUMENT = st.one_of(
 )
 METHODS = (
     "add add_gadget add_plain decode decompose digits divide_special drop empty encode intt linear_sum load map mul "
-    "mul_add mul_plain neg ntt permute product_sum relinearize rescale rotate rotate_extended small sub uniform valid"
+    "mul_add mul_plain neg ntt permute product_sum relinearize rescale rotate rotate_extended rotate_first small sub "
+    "uniform valid"
 ).split()
 
 
