@@ -4,6 +4,7 @@
 
 #include "evaluate.h"
 #include "limbs.h"
+#include "switching.h"
 
 namespace pi {
 
@@ -112,13 +113,11 @@ Polys divide_special_and_last(const Ring& ring, const Polys& a) {
     const Conversion& c = ring.special_and_last(a.level);
     Polys z = ring.polys(a.polys, a.level - 1, false), rounded = ring.polys(a.polys, a.level - 1, false);
     std::vector<Source> sources;
-    for (int p = 0; p < a.polys; ++p) {
-        std::vector<const u64*> limbs;
-        for (int i = 0; i < ring.specials; ++i) limbs.push_back(a.limb(p, a.level + 1 + i));
-        limbs.push_back(a.limb(p, a.level));
-        sources.emplace_back(ring, c, limbs);
-    }
-    lift(ring, sources);
+    for (int p = 0; p < a.polys; ++p) sources.emplace_back(ring, c);
+    each_limb(ring, a.polys, ring.specials + 1, [&](int p, int i) {
+        sources[p].fill(ring, i, a.limb(p, i < ring.specials ? a.level + 1 + i : a.level));
+    });
+    find_quotients(ring, sources);
     std::vector<Target> targets;
     for (int p = 0; p < z.polys; ++p)
         for (int i = 0; i < z.limbs; ++i) targets.push_back({p, i, rounded.limb(p, i)});
@@ -126,7 +125,7 @@ Polys divide_special_and_last(const Ring& ring, const Polys& a) {
     each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
         u64* at = rounded.limb(p, i);
         ring.k->ntt(at, ring.n, ring.tables[i]);
-        ring.k->sub_scale(z.limb(p, i), a.limb(p, i), at, nullptr, c.divide[i], ring.n, ring.tables[i].m);
+        ring.k->sub_scale(z.limb(p, i), a.limb(p, i), at, nullptr, c.divide[i], nullptr, ring.n, ring.tables[i].m);
     });
     return z;
 }
@@ -135,10 +134,11 @@ Polys divide_special_and_last(const Ring& ring, const Polys& a) {
 
 Polys product_sum(const Ring& ring, const std::vector<Term>& terms, const Polys& key, int level) {
     const Polys sum = sum_terms(ring, terms, level);
-    const Digits digits = decompose(ring, sum, 2);
+    const Columns columns(ring, sum, 2, false);
     Polys switched = ring.polys(2, level, true);
     each_limb(ring, 1, switched.limbs, [&](int, int i) {
-        apply_key(ring, digits, key, i, switched.limb(0, i), switched.limb(1, i));
+        const Memory scratch = ring.take(columns.scratch());
+        apply_key(ring, columns.at(i, scratch.data()), level, key, i, switched.limb(0, i), switched.limb(1, i));
         if (i > level) return;
         for (int p = 0; p < 2; ++p)
             ring.k->add_scaled(switched.limb(p, i), sum.limb(p, i), ring.special_product(i), ring.n,
