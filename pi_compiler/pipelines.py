@@ -10,6 +10,7 @@ from typing import TypeAlias
 from pi_compiler.passes.approximate import approximate
 from pi_compiler.passes.calibrate import calibrate
 from pi_compiler.passes.choose import choose
+from pi_compiler.passes.commute import commute
 from pi_compiler.passes.compilation import Compilation
 from pi_compiler.passes.fold import fold
 from pi_compiler.passes.lower import lower
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 CKKS: tuple[tuple[str, Pass], ...] = (
     ("recognize", recognize),
+    ("commute", commute),
     ("calibrate", calibrate),
     ("choose", choose),
     ("approximate", approximate),

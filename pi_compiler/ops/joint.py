@@ -1,13 +1,14 @@
 """Functions of several elements at once: maxima, softmax, layer normalization, lookups, products of matrices.
 
-Only protocols that compare and divide have them (MPC); the importer reads them for that target alone. The
+Only protocols that compare and divide have them (MPC); the importer reads them for that target alone, but for products of
+matrices, which ciphertexts have too. The
 meaning is exact until a pass puts fits into the attributes (``exponential``, ``rectifier``, ``inverse``), which are
 then what is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Protocol, cast
 
@@ -23,6 +24,7 @@ from pi_compiler.ops.op import (
     Call,
     Op,
     Reader,
+    Writer,
     array,
     axes_of,
     axis_of,
@@ -302,6 +304,10 @@ def _read_matmul(call: Call) -> Node:
     return Node("Dot", (a, b), checked((*stack, a.shape[-2], b.shape[-1])), {}, call.name)
 
 
+def _emit_dot(node: Node, inputs: Sequence[str], out: Writer) -> str:
+    return out.call("MatMul", inputs, node.origin)
+
+
 def _embedding(node: Node, arrays: Arrays) -> FloatArray:
     return array(node, "table")[np.rint(arrays[0]).astype(np.int64)]
 
@@ -326,9 +332,10 @@ OPS = (
     Op("InnerSoftmax", "joint", _softmax),
     Op("InnerArgMax", "joint", _arg_max),
     Op("LayerNorm", "joint", _layer_norm),
-    Op("Dot", "joint", _dot),
+    Op("Dot", "joint", _dot, emit=_emit_dot),
     Op("Embedding", "joint", _embedding),
 )
+READERS = {"MatMul": Reader(_read_matmul, 13)}
 MPC_READERS = {
     "MaxPool": Reader(_read_max_pool, 22),
     "GlobalMaxPool": Reader(_read_global_max, 22),
@@ -344,7 +351,6 @@ MPC_READERS = {
     "Softmax": Reader(_read_softmax, 13),
     "ArgMax": Reader(_read_arg_max, 13),
     "LayerNormalization": Reader(_read_layer_norm, 17),
-    "MatMul": Reader(_read_matmul, 13),
     "Gather": Reader(_read_gather, 13),
 }
 """Readers that take precedence under MPC."""
