@@ -1,7 +1,8 @@
 """What the slots hold after a product of two layouts, or after rotate-and-add steps along an axis.
 
-Layouts are explicit, so nothing here has to trust a formula: the element of the result and the term of its sum are
-looked up for every slot, steps are tried, and a slot counts as a result only if it has collected each term exactly once.
+Layouts are explicit, so nothing here has to trust a formula: the element of the result and the term of its sum
+are looked up for every slot, steps are tried, and a slot counts as a result only if it has collected each term
+exactly once.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ def _collected(
     for step in _strides(element[0], count):
         steps = tuple(step << i for i in range((count - 1).bit_length()))
         layout = _after(element, term, junk, step, count, length, like)
-        better = layout is not None and (best is None or (layout.zero, -layout.period) > (best[0].zero, -best[0].period))
+        better = layout is not None and (
+            best is None or (layout.zero, -layout.period) > (best[0].zero, -best[0].period)
+        )
         if layout is not None and better:
             best = layout, steps
     return None if best is None else (best[0], groups, best[1])

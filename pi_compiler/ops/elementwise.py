@@ -217,7 +217,9 @@ def _read_pow(call: Call) -> Node:
     if abs(exponent) == 0.5:
         return activation("Sqrt" if exponent > 0 else "InverseSqrt", x, call.name)
     if not exponent.is_integer() or exponent == 0.0 or abs(exponent) > 64:
-        raise UnsupportedOperator(f"exponent {exponent:g}", hint="an exponent that is an integer other than 0, 1/2 or -1/2")
+        raise UnsupportedOperator(
+            f"exponent {exponent:g}", hint="an exponent that is an integer other than 0, 1/2 or -1/2"
+        )
     if exponent in (-1.0, 1.0, 2.0):
         return {-1.0: _plain("Reciprocal")(_on(x, call)), 1.0: x, 2.0: same(x, "Square", call.name)}[exponent]
     return activation("Pow", x, call.name, exponent=exponent)

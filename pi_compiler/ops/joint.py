@@ -1,9 +1,8 @@
 """Functions of several elements at once: maxima, softmax, layer normalization, lookups, products of matrices.
 
-Only protocols that compare and divide have them (MPC); the importer reads them for that target alone, but for products of
-matrices, which ciphertexts have too. The
-meaning is exact until a pass puts fits into the attributes (``exponential``, ``rectifier``, ``inverse``), which are
-then what is computed.
+Only protocols that compare and divide have them (MPC); the importer reads them for that target alone, but for
+products of matrices, which ciphertexts have too. The meaning is exact until a pass puts fits into the attributes
+(``exponential``, ``rectifier``, ``inverse``), which are then what is computed.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ import numpy as np
 from pi_compiler.approx import least_squares
 from pi_compiler.approx.choose import Assignment, Option, menu, pareto, price_of_depth
 from pi_compiler.approx.density import Density
-from pi_compiler.approx.inverse import INVERSES
 from pi_compiler.approx.errors import ApproximationError
+from pi_compiler.approx.inverse import INVERSES
 from pi_compiler.approx.targets import Target
 from pi_compiler.errors import BudgetError, CalibrationError
 from pi_compiler.ir.graph import FloatArray, Graph, IntArray, Node

@@ -188,6 +188,7 @@ class Folder:
 
 
 def merged(a: Mapping[int, Matrix], b: Mapping[int, Matrix]) -> dict[int, Matrix]:
+    """Terms added, matrix by matrix."""
     terms = dict(a)
     for n, m in b.items():
         terms[n] = sparse.csr_array(terms[n] + m) if n in terms else m

@@ -1,9 +1,9 @@
 """Folding networks with products of two values: which operand is where it is, which one moves to meet it.
 
-A product of matrices, or of a tensor with a factor per row, becomes one ``Contract``. Levels are saved where they can be:
-an operand that is computed already is taken as it is, and the other one's affine map, which is there anyway, brings it
-to where the first one sits; the sum in a denominator is made by rotations; and every factor that a reciprocal wants in
-front of its argument is put into the maps before the product that the argument comes from.
+A product of matrices, or of a tensor with a factor per row, becomes one ``Contract``. Levels are saved where they can
+be: an operand that is computed already is taken as it is, and the other one's affine map, which is there anyway, brings
+it to where the first one sits; the sum in a denominator is made by rotations; and every factor that a reciprocal wants
+in front of its argument is put into the maps before the product that the argument comes from.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pi_compiler.errors import InternalError
 from pi_compiler.ir.graph import Graph, Node
 from pi_compiler.ir.stages import Affine, Contract, InputStage, Iterated, Polynomial, Product, Reduce, Square
 from pi_compiler.kernels.circuit import depth_of
-from pi_compiler.ops.op import array
+from pi_compiler.ops.op import array, ints
 from pi_compiler.passes.compilation import Ranges
 from pi_compiler.passes.folder import ActivationPolynomial, Expr, Folder, diagonal_of, power_gain
 
@@ -108,7 +108,7 @@ class JointFolder(Folder):
         """A product of matrices, of a stack of them broadcast by numpy's rules."""
         left, right = node.inputs
         rank = len(node.shape)
-        stack, (row, column, inner) = _LETTERS[: rank - 2], _LETTERS[rank - 2 : rank + 1]
+        stack, row, column, inner = _LETTERS[: rank - 2], *list(_LETTERS[rank - 2 : rank + 1])
         axes = (
             (left, named(left, stack[rank - len(left.shape) :] + row + inner)),
             (right, named(right, stack[rank - len(right.shape) :] + inner + column)),
@@ -125,10 +125,7 @@ class JointFolder(Folder):
 
     def contract(self, node: Node, operands: tuple[tuple[Node, str], tuple[Node, str]], out: str) -> Expr:
         """The stage of a product with named axes; the left operand's layout comes first, the right one follows."""
-        (a, _), (b, _) = operands
-        if self.held(a) is None and self.held(b) is not None:
-            operands = operands[1], operands[0]
-        elif self.held(a) is not None and self.held(b) is not None and self.moves_better(a, b):
+        if self.moves_better(operands[0][0], operands[1][0]):
             operands = operands[1], operands[0]
         (a, first), (b, second) = operands
         left = self.held(a) or self.mapped(a, power_gain(self.ranges.of(a).magnitude))
@@ -147,10 +144,10 @@ class JointFolder(Folder):
         return self.materialize(expr, node.shape, node.origin, always=True), gain
 
     def moves_better(self, a: Node, b: Node) -> bool:
-        """Whether the first of two operands that are computed already should be the one that moves."""
+        """Whether the first of two operands should be the one that moves: the one that is not computed yet, if any."""
         left, right = self.held(a), self.held(b)
         if left is None or right is None:
-            raise InternalError("operands that are not computed have no stage")
+            return left is None and right is not None
         if self.direct and self.root(left[0]) == self.root(right[0]):
             return False
         return (self.chain(left[0]) is None, self.depth(left[0])) < (self.chain(right[0]) is None, self.depth(right[0]))
@@ -212,9 +209,7 @@ class JointFolder(Folder):
         if held is None or isinstance(self.stages[held[0]], Affine | InputStage):
             return None
         letters = _LETTERS[: len(terms.shape)]
-        axes = node.attrs["axes"]
-        if not isinstance(axes, tuple):
-            raise InternalError(f"axes of {node!r} are no tuple")
+        axes = ints(node, "axes")
         inner = named(terms, letters)
         out = "".join(a for a in inner if letters.index(a) not in axes)
         number = self.push(Reduce(held[0], (inner, out), sizes_of(terms, inner), node.shape, node.origin))
@@ -287,7 +282,7 @@ def formula_plan(node: Node) -> FormulaPlan:
 
 
 def power_of(node: Node) -> tuple[int, float, float] | None:
-    """Degree, coefficient and shift if a node is coefficient * (x + shift)^degree, an even power with a positive factor."""
+    """Degree, coefficient and shift if a node is coefficient * (x + shift)^degree, even and with a positive factor."""
     if node.op != "Poly":
         return None
     poly = ActivationPolynomial.of(node)

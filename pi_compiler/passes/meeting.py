@@ -45,6 +45,13 @@ class Meetings:
             stage = self.stages[number]
         return number
 
+    def product_of(self, number: int) -> int:
+        """The product for which an affine map lays out its result; the stage itself if there is none."""
+        if number in self.follows:
+            return self.follows[number]
+        led = [r for n in self.alike(number) for r in self.readers[n] if isinstance(self.stages[r], Contract)]
+        return led[0] if led else number
+
     def alike(self, number: int) -> list[int]:
         """The stages whose values have the layout of this one's."""
         found = [number]

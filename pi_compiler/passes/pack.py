@@ -74,7 +74,7 @@ class _Packer:
         for number in range(len(self.stages.stages)):
             grown = [new for state in states for new in self.extend(state, number)]
             if not grown:
-                raise no_layout(self.stages.stages[number], self.slots)
+                raise no_layout(self.stages.stages[self.meetings.product_of(number)], self.slots)
             states = self.prune(grown, number)
         best = min(states, key=lambda s: s.cost)
         return self.finish([best.placed[n].layout for n in range(len(self.stages.stages))], best)
@@ -142,9 +142,7 @@ class _Packer:
             source = state.placed[stage.source]
         return [(Placed(layout, source.grid, layout.zero), cost)]
 
-    def meeting(
-        self, number: int, stage: Contract | Reduce, own: Sequence[Layout]
-    ) -> tuple[Layout, SumPlan] | None:
+    def meeting(self, number: int, stage: Contract | Reduce, own: Sequence[Layout]) -> tuple[Layout, SumPlan] | None:
         key = (number, *(x.key for x in own))
         if key not in self.met:
             self.met[key] = contracted(stage, *own) if isinstance(stage, Contract) else reduced(stage, *own)

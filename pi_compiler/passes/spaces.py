@@ -2,9 +2,9 @@
 
 A space says which coordinates each slot stands for, over all axes of a product: ``hikj`` for a product of matrices per
 head. An operand's layout is the space without the axes that the operand does not have, so its elements repeat along
-these; the repetitions that are no periods are made by rotate-and-add after the operand's affine map. With the summed axis
-outermost, folding over it wraps around: the result is clean and repeats, which is what the next product wants (the
-diagonal and the column packing of MOAI, ICLR 2026, are such spaces; so transposing takes no rotation).
+these; the repetitions that are no periods are made by rotate-and-add after the operand's affine map. With the summed
+axis outermost, folding over it wraps around: the result is clean and repeats, which is what the next product wants, and
+transposing takes no rotation.
 """
 
 from __future__ import annotations
