@@ -302,9 +302,15 @@ def test_control_flow_is_refused_with_advice():
         import_model(make_onnx(nodes))
 
 
-def test_products_of_encrypted_matrices_come_later():
+def test_a_product_of_two_encrypted_matrices_is_one_operator():
     nodes = [node("Transpose", ["x"], ["t"]), node("MatMul", ["x", "t"], ["y"], "attention")]
-    with pytest.raises(UnsupportedOperator, match=r"MatMul 'attention'.*two encrypted matrices comes later"):
+    (found,) = import_model(make_onnx(nodes)).graph.outputs
+    assert (found.op, found.origin) == ("Dot", "attention")
+
+
+def test_gemm_of_two_encrypted_matrices_is_refused():
+    nodes = [node("Transpose", ["x"], ["t"]), node("Gemm", ["x", "t"], ["y"], "attention")]
+    with pytest.raises(UnsupportedOperator, match=r"Gemm 'attention'.*two encrypted matrices comes later"):
         import_model(make_onnx(nodes))
 
 
