@@ -102,14 +102,11 @@ def _collected(
     t: _Terms, length: int, like: Layout
 ) -> tuple[Layout, tuple[tuple[int, ...], ...], tuple[int, ...]] | None:
     """The layout after adding ciphertexts that hold the same elements, and after the best rotate-and-add steps."""
-    by_row: dict[bytes, list[int]] = {}
-    for c, row in enumerate(t.element):
-        by_row.setdefault(row.tobytes(), []).append(c)
-    groups = tuple(tuple(g) for g in by_row.values())
+    groups, rows = _grouped(t)
     sizes = {len(g) for g in groups}
-    if len(sizes) > 1:
+    if len(sizes) != 1:
         return None
-    element = np.stack([t.element[g[0]] for g in groups])
+    element = np.stack(rows)
     term = np.stack([t.term[list(g)] for g in groups])
     junk = np.stack([t.junk[list(g)].any(axis=0) for g in groups])
     count = next_power(-(-length // sizes.pop()))
@@ -123,6 +120,25 @@ def _collected(
         if layout is not None and better:
             best = layout, steps
     return None if best is None else (best[0], groups, best[1])
+
+
+def _grouped(t: _Terms) -> tuple[tuple[tuple[int, ...], ...], list[IntArray]]:
+    """Ciphertexts that hold terms of the same elements in the same slots, and these elements; padding is left out."""
+    groups: list[list[int]] = []
+    rows: list[IntArray] = []
+    for c, row in enumerate(t.element):
+        if (row < 0).all():
+            continue
+        for group, own in zip(groups, rows, strict=True):
+            both = (row >= 0) & (own >= 0)
+            if both.any() and (row == own)[both].all():
+                group.append(c)
+                np.maximum(own, row, out=own)
+                break
+        else:
+            groups.append([c])
+            rows.append(row.copy())
+    return tuple(tuple(g) for g in groups), rows
 
 
 def _strides(row: IntArray, count: int) -> list[int]:
