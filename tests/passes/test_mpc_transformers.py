@@ -7,7 +7,7 @@ import pytest
 from networks_mpc import Transformer
 
 from pi_compiler.api import compile_secure
-from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
+from pi_compiler.errors import ShapeMismatch
 from pi_compiler.importer import import_model
 from pi_compiler.importer.reference import reference
 from pi_compiler.options import Activation, Options
