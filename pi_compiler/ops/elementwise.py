@@ -221,13 +221,8 @@ def _read_pow(call: Call) -> Node:
             f"exponent {exponent:g}", hint="an exponent that is an integer other than 0, 1/2 or -1/2"
         )
     if exponent in (-1.0, 1.0, 2.0):
-        return {-1.0: _plain("Reciprocal")(_on(x, call)), 1.0: x, 2.0: same(x, "Square", call.name)}[exponent]
+        return {-1.0: _reciprocal(x, call.name), 1.0: x, 2.0: same(x, "Square", call.name)}[exponent]
     return activation("Pow", x, call.name, exponent=exponent)
-
-
-def _on(x: Node, call: Call) -> Call:
-    """A call of a one-operand operator at the same place."""
-    return Call(call.op, call.name, (x,))
 
 
 def _emit_pow(node: Node, inputs: Sequence[str], out: Writer) -> str:
@@ -384,15 +379,6 @@ def _read_reciprocal(call: Call) -> Node:
     return _reciprocal(call.node(0), call.name)
 
 
-def _hidden(reason: str, hint: str) -> Callable[[Call], Node]:
-    """A reader that refuses an operator by name."""
-
-    def read(call: Call) -> Node:
-        raise UnsupportedOperator(reason, hint=hint)
-
-    return read
-
-
 _SELU = {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}
 OPS = (
     _activation("Relu", "relu"),
@@ -470,11 +456,4 @@ READERS = {
     "Mul": Reader(_read_mul, 14),
     "Div": Reader(_read_div, 14),
     "pi_compiler.Poly": Reader(_read_poly, 1),
-    "LayerNormalization": Reader(
-        _hidden(
-            "normalization by statistics of encrypted values comes later",
-            "BatchNormalization, which is linear at inference",
-        ),
-        17,
-    ),
 }

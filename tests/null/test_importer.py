@@ -192,9 +192,10 @@ def test_logits_and_probabilities_may_both_be_outputs():
     assert [len(ops) for ops in graph.client_ops] == [0, 1]
 
 
-def test_a_hidden_softmax_is_refused_by_name():
-    nodes = [node("Softmax", ["x"], ["a"], "attention"), node("Relu", ["a"], ["y"])]
-    with pytest.raises(UnsupportedOperator, match=r"Softmax 'attention'.*later"):
+def test_a_hidden_logarithm_of_softmax_is_refused_by_name():
+    """A softmax the network can hold; its logarithm only the client."""
+    nodes = [node("LogSoftmax", ["x"], ["a"], "attention"), node("Relu", ["a"], ["y"])]
+    with pytest.raises(UnsupportedOperator, match=r"LogSoftmax 'attention'.*later"):
         import_model(make_onnx(nodes))
 
 
