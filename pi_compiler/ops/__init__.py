@@ -17,9 +17,7 @@ _BLOCKS = (convolution, linear, pooling, shaping, elementwise)
 OPS: Mapping[str, Op] = MappingProxyType({op.name: op for block in (*_BLOCKS, joint) for op in block.OPS})
 """Canonical operators by ``Node.op``."""
 
-READERS: Mapping[str, Reader] = MappingProxyType(
-    {k: v for block in (*_BLOCKS, joint) for k, v in block.READERS.items()}
-)
+READERS: Mapping[str, Reader] = MappingProxyType({k: v for block in _BLOCKS for k, v in block.READERS.items()})
 """ONNX operators (default domain) by name."""
 
 INNER_READERS: Mapping[str, Reader] = MappingProxyType(attention.READERS)
