@@ -10,8 +10,10 @@ from typing import TypeAlias
 from pi_compiler.passes.approximate import approximate
 from pi_compiler.passes.calibrate import calibrate
 from pi_compiler.passes.choose import choose
+from pi_compiler.passes.commute import commute
 from pi_compiler.passes.compilation import Compilation
 from pi_compiler.passes.fold import fold
+from pi_compiler.passes.forms import forms
 from pi_compiler.passes.lower import lower
 from pi_compiler.passes.mpc.encode import encode
 from pi_compiler.passes.mpc.protect import protect
@@ -27,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 CKKS: tuple[tuple[str, Pass], ...] = (
     ("recognize", recognize),
+    ("forms", forms),
+    ("commute", commute),
     ("calibrate", calibrate),
     ("choose", choose),
     ("approximate", approximate),

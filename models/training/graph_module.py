@@ -14,6 +14,7 @@ from torch import nn
 
 from pi_compiler.errors import ModelError, ShapeMismatch
 from pi_compiler.ir.graph import Graph, Node
+from pi_compiler.models.training.attention import STEPS
 from pi_compiler.models.training.operations import COMPARING
 from pi_compiler.models.training.steps import Activation, Layer, Norm, Step, step_of
 
@@ -41,7 +42,7 @@ class GraphModule(nn.Module):
         self.wiring = [tuple(place[id(i)] for i in n.inputs) for n in nodes]
         self.outputs = [place[id(n)] for n in graph.outputs]
         self.last_use = _last_uses(self.wiring, self.outputs)
-        self.steps = nn.ModuleList([step_of(n) for n in nodes])
+        self.steps = nn.ModuleList([STEPS.get(n.op, step_of)(n) for n in nodes])
         self.order: list[Step] = list(self.steps)  # type: ignore[arg-type]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

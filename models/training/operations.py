@@ -55,6 +55,16 @@ def _pool(node: Node) -> Callable[..., torch.Tensor]:
     return pool
 
 
+def _dot(node: Node) -> Callable[..., torch.Tensor]:
+    rank = len(node.shape) + 1
+
+    def product(*operands: torch.Tensor) -> torch.Tensor:
+        a, b = (v.reshape(len(v), *(1,) * (rank - v.dim()), *v.shape[1:]) for v in operands)
+        return a @ b
+
+    return product
+
+
 def _pad_step(node: Node) -> Callable[..., torch.Tensor]:
     pads, rank = ints(node, "pads"), len(node.shape)
     ends = [p for pair in reversed(list(zip(pads[:rank], pads[rank:], strict=True))) for p in pair]
@@ -84,6 +94,7 @@ FUNCTIONS: Final[Mapping[str, Callable[[Node], Callable[[torch.Tensor], torch.Te
     "Exp": lambda n: torch.exp,
     "Sqrt": lambda n: torch.sqrt,
     "Reciprocal": lambda n: torch.reciprocal,
+    "InverseSqrt": lambda n: torch.rsqrt,
     "Abs": lambda n: torch.abs,
     "Square": lambda n: torch.square,
     "Pow": lambda n: lambda x: x ** number(n, "exponent"),
@@ -97,6 +108,7 @@ OPERATIONS: Final[Mapping[str, Callable[[Node], Callable[..., torch.Tensor]]]] =
     "Add": lambda n: lambda *xs: sum(xs[1:], xs[0]),
     "Sub": lambda n: torch.sub,
     "Mul": lambda n: torch.mul,
+    "Dot": _dot,
     "AveragePool": _pool,
     "ReduceSum": _reduction(torch.sum),
     "ReduceMean": _reduction(torch.mean),

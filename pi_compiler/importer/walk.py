@@ -17,7 +17,7 @@ from pi_compiler.importer import load
 from pi_compiler.importer.advice import HIDDEN, RANDOM, advice
 from pi_compiler.ir.client_ops import CLIENT_OPS
 from pi_compiler.ir.graph import Attr, Graph, Node, Shape
-from pi_compiler.ops import MPC_READERS, READERS, recognize
+from pi_compiler.ops import INNER_READERS, MPC_READERS, READERS, recognize
 from pi_compiler.ops.op import Call, Constant, axis_of
 from pi_compiler.ops.pooling import read_average_pool
 from pi_compiler.ops.shaping import checked
@@ -62,8 +62,8 @@ class Walk:
     def __init__(self, model: onnx.ModelProto, maxpool: MaxPool, target: Target = "ckks") -> None:
         self.model = model
         self.target = target
-        self.readers = {**READERS, **recognize.READERS, **(MPC_READERS if target == "mpc" else {})}
-        self.inner = _inner(model) if target == "mpc" else frozenset[str]()
+        self.readers = {**READERS, **recognize.READERS, **INNER_READERS, **(MPC_READERS if target == "mpc" else {})}
+        self.inner = _inner(model)
         self.maxpool = maxpool
         self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         self.shapes = load.shapes_of(model)
@@ -96,8 +96,9 @@ class Walk:
                 self.malformed.append(f"output {output.name!r} is not a result that can be computed encrypted")
 
     def for_client(self, proto: onnx.NodeProto) -> bool:
-        """Whether the client can apply it after decryption; under MPC what others read stays in the network."""
-        return proto.op_type in CLIENT_OPS and not proto.domain and not self.inner.intersection(proto.output)
+        """Whether the client can apply it after decryption; what others read stays in the network where it can."""
+        stays = proto.op_type in self.readers and self.inner.intersection(proto.output)
+        return proto.op_type in CLIENT_OPS and not proto.domain and not stays
 
     def constant(self, tensor: onnx.TensorProto) -> _Value:
         try:

@@ -7,7 +7,7 @@ running the kernels over what this holds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pi_compiler.ir.graph import FloatArray, IntArray
 from pi_compiler.ir.layout import Layout
@@ -44,6 +44,20 @@ class MatVecPlan:
         return len(self.terms)
 
 
+@dataclass(frozen=True, slots=True)
+class SumPlan:
+    """How a product or a sum over axes is evaluated on slots.
+
+    Attributes:
+        groups: per output ciphertext the pairs of operand ciphertexts whose products are added; for a sum over
+            axes the pair names one ciphertext twice, and it is added itself.
+        steps: rotations of the rotate-and-add steps after that, in order.
+    """
+
+    groups: tuple[tuple[tuple[int, int], ...], ...]
+    steps: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Circuit:
     """Stages with layouts and matrix plans.
@@ -53,9 +67,11 @@ class Circuit:
         slots: slots of a ciphertext.
         layouts: per stage the layout of its value.
         plans: per affine stage its plan.
+        sums: per product with axes and per sum over axes its plan.
     """
 
     stages: Stages
     slots: int
     layouts: tuple[Layout, ...]
     plans: Mapping[int, MatVecPlan]
+    sums: Mapping[int, SumPlan] = field(default_factory=dict)

@@ -31,6 +31,8 @@ class Layout:
             next matrix must multiply by zero.
         name: what the report calls it, e.g. ``"gap 2"``.
         taps: set if the client packs replicated, pre-rotated copies.
+        spread: an affine map fills only each element's first slot, then adds the vector to itself rotated
+            back by each of these, which makes the copies.
     """
 
     shape: Shape
@@ -39,6 +41,7 @@ class Layout:
     zero: bool = True
     name: str = "plain"
     taps: Taps | None = None
+    spread: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.index.ndim != 2 or self.slots % self.index.shape[1]:
@@ -62,7 +65,7 @@ class Layout:
     @cached_property
     def key(self) -> int:
         """Equal for layouts that place every element alike."""
-        return hash((self.shape, self.slots, self.zero, self.index.shape, self.index.tobytes()))
+        return hash((self.shape, self.slots, self.zero, self.spread, self.index.shape, self.index.tobytes()))
 
     @cached_property
     def first(self) -> tuple[IntArray, IntArray]:

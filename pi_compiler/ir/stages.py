@@ -1,4 +1,4 @@
-"""The folded network: affine maps and activations on flat vectors, nothing else.
+"""The folded network: affine maps, activations and products of two values, on flat vectors.
 
 Between two nonlinearities every linear operator and data movement of the graph has been composed
 into one sparse affine map, and every activation is in the form its kernel evaluates: a square
@@ -8,12 +8,14 @@ values are normalized to about [-1, 1] by calibration.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from scipy import sparse
 
+from pi_compiler.approx.formula import FormulaPlan
 from pi_compiler.approx.poly import Poly
 from pi_compiler.ir.graph import FloatArray, Shape
 
@@ -70,7 +72,67 @@ class Product:
     origin: str
 
 
-Stage: TypeAlias = InputStage | Affine | Square | Polynomial | Product
+@dataclass(frozen=True, slots=True, eq=False)
+class Contract:
+    """The product of two encrypted values, summed over the axes that the result does not have; one level.
+
+    Axes are letters, as in Einstein's summation: ``("hik", "hkj", "hij")`` is a product of matrices per head, and
+    ``("hij", "hi", "hij")`` multiplies rows by a factor. Only axes longer than one have a letter.
+
+    Attributes:
+        left: number of the operand whose layout is chosen first.
+        right: number of the operand that is laid out to meet it.
+        axes: letters of the left operand's axes, the right one's and the result's.
+        sizes: length of each axis.
+        shape: of the result, with axes of length one.
+        origin: the layer.
+    """
+
+    left: int
+    right: int
+    axes: tuple[str, str, str]
+    sizes: Mapping[str, int]
+    shape: Shape
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reduce:
+    """A value summed over some of its axes by rotations alone: no level.
+
+    Attributes:
+        source: number of the operand.
+        axes: letters of the operand's axes and of the result's, as in ``Contract``.
+        sizes: length of each axis.
+        shape: of the result.
+        origin: the layer.
+    """
+
+    source: int
+    axes: tuple[str, str]
+    sizes: Mapping[str, int]
+    shape: Shape
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Iterated:
+    """An element-wise function that is computed by an iteration: reciprocals and inverse square roots.
+
+    Attributes:
+        source: number of the operand, which is the plan's argument.
+        plan: what to compute; its ``slope`` and ``gain`` sit in the stages around.
+        shape: of the result.
+        origin: the layer.
+    """
+
+    source: int
+    plan: FormulaPlan
+    shape: Shape
+    origin: str
+
+
+Stage: TypeAlias = InputStage | Affine | Square | Polynomial | Product | Contract | Reduce | Iterated
 
 
 def sources_of(stage: Stage) -> tuple[int, ...]:
@@ -80,10 +142,19 @@ def sources_of(stage: Stage) -> tuple[int, ...]:
             return ()
         case Affine():
             return stage.sources
-        case Product():
+        case Product() | Contract():
             return (stage.left, stage.right)
         case _:
             return (stage.source,)
+
+
+def _axes(value: FloatArray, stage: Contract | Reduce, operand: int) -> FloatArray:
+    """A flat value (B, size) with the axes that a stage names."""
+    return value.reshape(-1, *(stage.sizes[a] for a in stage.axes[operand]))
+
+
+def _flat(value: FloatArray) -> FloatArray:
+    return value.reshape(len(value), -1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,4 +205,13 @@ class Stages:
                     values.append(stage.poly(values[stage.source]))
                 case Product():
                     values.append(values[stage.left] * values[stage.right])
+                case Contract():
+                    a, b = _axes(values[stage.left], stage, 0), _axes(values[stage.right], stage, 1)
+                    left, right, out = stage.axes
+                    values.append(_flat(np.einsum(f"Z{left},Z{right}->Z{out}", a, b, optimize=True)))
+                case Reduce():
+                    x = _axes(values[stage.source], stage, 0)
+                    values.append(_flat(np.einsum(f"Z{stage.axes[0]}->Z{stage.axes[1]}", x)))
+                case Iterated():
+                    values.append(stage.plan.inner(values[stage.source]))
         return {name: (values[n] * gain).reshape(-1, *self.stages[n].shape) for name, (n, gain) in self.outputs.items()}

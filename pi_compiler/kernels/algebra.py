@@ -98,6 +98,10 @@ class Algebra(ABC):
         out = CtType(a.level, a.scale, max(a.type.dimension, b.type.dimension))
         return self._do(Opcode.SUB, a, out, b=b)
 
+    def neg(self, a: Value) -> Value:
+        """-a."""
+        return self._do(Opcode.NEG, a, a.type)
+
     def mul(self, a: Value, b: Value) -> Value:
         """A * b at equal level, neither rescaled nor relinearized."""
         self._same(Opcode.MUL, a, b)
@@ -209,6 +213,8 @@ class Numbers(Algebra):
                 return x - y
             case Opcode.MUL | Opcode.MUL_PLAIN:
                 return x * y
+            case Opcode.NEG:
+                return -x
             case Opcode.ROTATE:
                 return np.roll(x, -imm, axis=-1)
             case _:

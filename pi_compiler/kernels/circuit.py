@@ -6,8 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pi_compiler.approx.plan import make_plan
 from pi_compiler.ir.circuit import Circuit
-from pi_compiler.ir.stages import Affine, InputStage, Polynomial, Product, Square, Stage, Stages, sources_of
+from pi_compiler.ir.stages import (
+    Affine,
+    Contract,
+    InputStage,
+    Iterated,
+    Polynomial,
+    Product,
+    Reduce,
+    Square,
+    Stage,
+    Stages,
+    sources_of,
+)
 from pi_compiler.kernels.algebra import Algebra, Constant, Value
+from pi_compiler.kernels.contract import contract, reduce
+from pi_compiler.kernels.formula import formula
 from pi_compiler.kernels.matvec import matvec
 from pi_compiler.kernels.poly import polynomial
 
@@ -19,6 +33,10 @@ def depth_of(stage: Stage) -> int:
             return 0
         case Polynomial():
             return make_plan(stage.poly).depth
+        case Iterated():
+            return stage.plan.depth
+        case Reduce():
+            return 0
         case _:
             return 1
 
@@ -69,6 +87,13 @@ def evaluate(
             case Product():
                 pairs = zip(values[stage.left], values[stage.right], strict=True)
                 values.append([_product(alg, a, b, level) for a, b in pairs])
+            case Contract():
+                pair = values[stage.left], values[stage.right]
+                values.append(contract(alg, *pair, circuit.sums[number], level))
+            case Reduce():
+                values.append(reduce(alg, values[stage.source], circuit.sums[number], level))
+            case Iterated():
+                values.append([formula(alg, v, stage.plan, level) for v in values[stage.source]])
             case Polynomial():
                 plan = make_plan(stage.poly)
                 values.append([polynomial(alg, v, plan, level) for v in values[stage.source]])

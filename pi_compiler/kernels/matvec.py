@@ -61,7 +61,7 @@ def folds(entries: Sequence[Entries], source: Sequence[Layout], result: Layout) 
     while step < span:
         steps.append(step)
         step *= 2
-    return (*lanes, *steps), span
+    return (*lanes, *steps, *(-step for step in result.spread)), span
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.polynomial import chebyshev, polynomial
 
+from pi_compiler.approx.poly import Apply, Formula, Sum, Times
 from pi_compiler.approx.targets import target
 from pi_compiler.errors import InternalError, ShapeMismatch, UnsupportedOperator
 from pi_compiler.ir.graph import FloatArray, Node, Shape
@@ -213,18 +214,15 @@ def _read_pow(call: Call) -> Node:
     x = call.node(0)
     exponent = _scalar(np.asarray(exponents, np.float64), "exponent")
     x = expand(x, exponents.shape, call.name)
-    if exponent == 0.5:
-        return activation("Sqrt", x, call.name)
+    if abs(exponent) == 0.5:
+        return activation("Sqrt" if exponent > 0 else "InverseSqrt", x, call.name)
     if not exponent.is_integer() or exponent == 0.0 or abs(exponent) > 64:
-        raise UnsupportedOperator(f"exponent {exponent:g}", hint="an exponent that is an integer other than 0, or 1/2")
+        raise UnsupportedOperator(
+            f"exponent {exponent:g}", hint="an exponent that is an integer other than 0, 1/2 or -1/2"
+        )
     if exponent in (-1.0, 1.0, 2.0):
-        return {-1.0: _plain("Reciprocal")(_on(x, call)), 1.0: x, 2.0: same(x, "Square", call.name)}[exponent]
+        return {-1.0: _reciprocal(x, call.name), 1.0: x, 2.0: same(x, "Square", call.name)}[exponent]
     return activation("Pow", x, call.name, exponent=exponent)
-
-
-def _on(x: Node, call: Call) -> Call:
-    """A call of a one-operand operator at the same place."""
-    return Call(call.op, call.name, (x,))
 
 
 def _emit_pow(node: Node, inputs: Sequence[str], out: Writer) -> str:
@@ -262,7 +260,7 @@ def _read_div(call: Call) -> Node:
         if not divisor.all():
             raise ShapeMismatch("a constant divisor is zero")
         return affine(call.node(0), 1.0 / divisor, 0.0, call.name)
-    inverse = activation("Reciprocal", b, call.name)
+    inverse = _reciprocal(b, call.name)
     if isinstance(a, Node):
         return multiply(a, inverse, call.name)
     return affine(inverse, call.weights(0), 0.0, call.name)
@@ -321,7 +319,7 @@ def _emit_poly(node: Node, inputs: Sequence[str], out: Writer) -> str:
     return out.polynomial(node, inputs[0])
 
 
-# Approximant: approx, a fit that compares; put in a function's place for protocols that can (MPC).
+# Approximant: approx, a fit that compares (MPC), or an iteration that is evaluated as one (CKKS).
 
 
 def _approximant_function(node: Node) -> Function:
@@ -335,13 +333,50 @@ def _approximant(node: Node, arrays: Arrays) -> FloatArray:
     return _approximant_function(node)(arrays[0])
 
 
-def _hidden(reason: str, hint: str) -> Callable[[Call], Node]:
-    """A reader that refuses an operator by name."""
+def _emit_approximant(node: Node, inputs: Sequence[str], out: Writer) -> str:
+    """A formula step by step; what compares or divides has no ONNX form that means the same."""
+    approx = node.attrs["approx"]
+    if not isinstance(approx, Formula):
+        raise InternalError(f"{node.op} at {node.origin!r} has no ONNX form")
+    names = [inputs[0]]
+    for step in approx.steps:
+        match step:
+            case Apply(poly, arg):
+                attrs = {"basis": poly.basis, "coef": np.asarray(poly.coef), "domain": np.asarray(poly.domain)}
+                names.append(out.polynomial(same(node, "Poly", node.origin, **attrs), names[arg]))
+            case Times(left, right):
+                names.append(out.call("Mul", [names[left], names[right]], node.origin))
+            case Sum(terms, constant):
+                names.append(_emit_sum([(c, names[i]) for c, i in terms], constant, node, out))
+    return names[-1]
 
-    def read(call: Call) -> Node:
-        raise UnsupportedOperator(reason, hint=hint)
 
-    return read
+def _emit_sum(terms: Sequence[tuple[float, str]], constant: float, node: Node, out: Writer) -> str:
+    parts = [
+        name if factor == 1.0 else out.call("Mul", [name, out.constant(np.array(factor))], node.origin)
+        for factor, name in terms
+    ]
+    if constant:
+        parts.append(out.constant(np.array(constant)))
+    total = parts[0]
+    for part in parts[1:]:
+        total = out.call("Add", [total, part], node.origin)
+    return total
+
+
+def _emit_inverse_sqrt(node: Node, inputs: Sequence[str], out: Writer) -> str:
+    return out.call("Reciprocal", [out.call("Sqrt", inputs, node.origin)], node.origin)
+
+
+def _reciprocal(x: Node, origin: str) -> Node:
+    """1 / x; of a square root, its inverse as one function."""
+    if x.op == "Sqrt":
+        return activation("InverseSqrt", x.inputs[0], origin)
+    return activation("Reciprocal", x, origin)
+
+
+def _read_reciprocal(call: Call) -> Node:
+    return _reciprocal(call.node(0), call.name)
 
 
 _SELU = {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}
@@ -367,6 +402,7 @@ OPS = (
     _activation("Exp", "exp"),
     _activation("Sqrt", "sqrt"),
     _activation("Reciprocal", "reciprocal"),
+    _activation("InverseSqrt", "inv_sqrt", emit=_emit_inverse_sqrt),
     _activation("Abs", "abs"),
     Op(
         "Square",
@@ -381,7 +417,14 @@ OPS = (
     Op(
         "Poly", "nonlinear", _poly, function=_poly_function, target="poly", polynomial=_poly_polynomial, emit=_emit_poly
     ),
-    Op("Approximant", "nonlinear", _approximant, function=_approximant_function, target="custom"),
+    Op(
+        "Approximant",
+        "nonlinear",
+        _approximant,
+        function=_approximant_function,
+        target="custom",
+        emit=_emit_approximant,
+    ),
     Op("Mul", "product", _mul, emit=_emit_mul),
 )
 _BY_NAME = {op.name: op for op in OPS}
@@ -407,17 +450,10 @@ READERS = {
     "Erf": Reader(_plain("Erf"), 13),
     "Exp": Reader(_plain("Exp"), 13),
     "Sqrt": Reader(_plain("Sqrt"), 13),
-    "Reciprocal": Reader(_plain("Reciprocal"), 13),
+    "Reciprocal": Reader(_read_reciprocal, 13),
     "Abs": Reader(_plain("Abs"), 13),
     "Pow": Reader(_read_pow, 15),
     "Mul": Reader(_read_mul, 14),
     "Div": Reader(_read_div, 14),
     "pi_compiler.Poly": Reader(_read_poly, 1),
-    "LayerNormalization": Reader(
-        _hidden(
-            "normalization by statistics of encrypted values comes later",
-            "BatchNormalization, which is linear at inference",
-        ),
-        17,
-    ),
 }

@@ -1,13 +1,13 @@
 """Functions of several elements at once: maxima, softmax, layer normalization, lookups, products of matrices.
 
-Only protocols that compare and divide have them (MPC); the importer reads them for that target alone. The
-meaning is exact until a pass puts fits into the attributes (``exponential``, ``rectifier``, ``inverse``), which are
-then what is computed.
+Only protocols that compare have all of them (MPC). Under CKKS the importer reads softmax, layer normalization and
+products of matrices, and ``passes/forms.py`` writes the first two as sums and products. The meaning is exact until
+a pass puts fits into the attributes (``exponential``, ``rectifier``, ``inverse``), which are then what is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Protocol, cast
 
@@ -23,6 +23,7 @@ from pi_compiler.ops.op import (
     Call,
     Op,
     Reader,
+    Writer,
     array,
     axes_of,
     axis_of,
@@ -34,8 +35,8 @@ from pi_compiler.ops.op import (
 from pi_compiler.ops.pooling import read_average_pool
 from pi_compiler.ops.shaping import checked, expand
 
-HIDDEN = -1e3
-"""A score below this, added by a constant, hides its place from a softmax."""
+HIDDEN, FAR = -1e3, -1e9
+"""A score below the first, added by a constant, hides its place from a softmax; the second is what is written."""
 
 
 class _Function(Protocol):
@@ -131,7 +132,7 @@ def _read_comparison(call: Call) -> Node:
     return bit if strict else affine(bit, -1.0, 1.0, call.name)
 
 
-def _read_where(call: Call) -> Node:
+def read_where(call: Call) -> Node:
     """A choice by a constant or by an encrypted comparison."""
     condition, yes, no = call.operands[:3]
     shape: Shape = ()
@@ -173,7 +174,7 @@ def _finite(values: object) -> FloatArray:
     return np.clip(np.asarray(values, np.float64), -1e30, 1e30)
 
 
-def _read_add(call: Call) -> Node:
+def read_add(call: Call) -> Node:
     """Add, with masks that are written as minus infinity."""
     operands = tuple(o if o is None or isinstance(o, Node) else _finite(o) for o in call.operands)
     return cast(
@@ -221,9 +222,18 @@ def _softmax(node: Node, arrays: Arrays) -> FloatArray:
     return weights * _given(node, "inverse", lambda v: 1.0 / v)(total)
 
 
-def _read_softmax(call: Call) -> Node:
+def read_softmax(call: Call) -> Node:
+    """A softmax inside the network, with the places that a constant hides."""
     x = call.node(0)
-    axis = axis_of(call.integer("axis", -1), len(x.shape))
+    return softmax(x, axis_of(call.integer("axis", -1), len(x.shape)), call.name)
+
+
+def softmax(x: Node, axis: int, origin: str) -> Node:
+    """Softmax along an axis; very negative constants among the summands of x become a mask.
+
+    Raises:
+        UnsupportedOperator: a whole row is masked.
+    """
     attrs: dict[str, Attr] = {"axis": axis}
     if x.op == "Affine" and (array(x, "shift") < HIDDEN).any():
         shift = np.broadcast_to(array(x, "shift"), x.shape)
@@ -236,7 +246,14 @@ def _read_softmax(call: Call) -> Node:
         scale = np.ones(()) if np.ptp(scale) == 0.0 and scale.flat[0] == 1.0 else scale
         x = affine(x.inputs[0], scale, np.where(mask > 0, shift, 0.0), x.origin)
         attrs["mask"] = mask
-    return Node("InnerSoftmax", (x,), x.shape, attrs, call.name)
+    return Node("InnerSoftmax", (x,), x.shape, attrs, origin)
+
+
+def _emit_softmax(node: Node, inputs: Sequence[str], out: Writer) -> str:
+    scores = inputs[0]
+    if (mask := optional_array(node, "mask")) is not None:
+        scores = out.call("Add", [scores, out.constant(np.where(mask > 0.0, 0.0, FAR))], node.origin)
+    return out.call("Softmax", [scores], node.origin, axis=integer(node, "axis"))
 
 
 def _arg_max(node: Node, arrays: Arrays) -> FloatArray:
@@ -253,13 +270,18 @@ def _read_arg_max(call: Call) -> Node:
     return Node("InnerArgMax", (x,), shape, {"axis": axis}, call.name)
 
 
-# LayerNorm: axis (the first normalized one), epsilon, scale, bias or none.
+# LayerNorm: axis (the first normalized one), epsilon, scale, bias or none; center is 0 if the mean stays (RMSNorm).
+
+
+def centers(node: Node) -> bool:
+    """Whether the mean is taken off."""
+    return "center" not in node.attrs or bool(integer(node, "center"))
 
 
 def centered(node: Node, x: FloatArray) -> tuple[FloatArray, FloatArray]:
     """What is left after the mean, and variance plus epsilon."""
     axes = tuple(range(integer(node, "axis") + 1, x.ndim))
-    rest = x - x.mean(axis=axes, keepdims=True)
+    rest = x - x.mean(axis=axes, keepdims=True) if centers(node) else x
     return rest, np.square(rest).mean(axis=axes, keepdims=True) + number(node, "epsilon")
 
 
@@ -270,7 +292,8 @@ def _layer_norm(node: Node, arrays: Arrays) -> FloatArray:
     return normal * array(node, "scale") + (0.0 if bias is None else bias)
 
 
-def _read_layer_norm(call: Call) -> Node:
+def read_layer_norm(call: Call) -> Node:
+    """LayerNormalization, and RMSNormalization, which leaves the mean where it is."""
     x, scale = call.node(0), call.weights(1)
     axis = axis_of(call.integer("axis", -1), len(x.shape))
     if prod(x.shape[axis:]) < 2:
@@ -278,7 +301,24 @@ def _read_layer_norm(call: Call) -> Node:
     attrs: dict[str, Attr] = {"axis": axis, "epsilon": call.number("epsilon", 1e-5), "scale": scale}
     if (bias := call.floats(2)) is not None:
         attrs["bias"] = bias
+    if call.op == "RMSNormalization":
+        attrs["center"] = 0
     return Node("LayerNorm", (x,), x.shape, attrs, call.name)
+
+
+def _emit_layer_norm(node: Node, inputs: Sequence[str], out: Writer) -> str:
+    """RMSNormalization, which the written operator set lacks, as its parts."""
+    origin, axis = node.origin, integer(node, "axis")
+    scale, bias = out.constant(array(node, "scale")), optional_array(node, "bias")
+    if centers(node):
+        rest = [] if bias is None else [out.constant(bias)]
+        epsilon = number(node, "epsilon")
+        return out.call("LayerNormalization", [inputs[0], scale, *rest], origin, axis=axis, epsilon=epsilon)
+    axes = out.constant(np.arange(axis, len(node.shape)))
+    squares = out.call("ReduceMean", [out.call("Mul", [inputs[0]] * 2, origin), axes], origin)
+    root = out.call("Sqrt", [out.call("Add", [squares, out.constant(array(node, "epsilon"))], origin)], origin)
+    normal = out.call("Mul", [out.call("Div", [inputs[0], root], origin), scale], origin)
+    return normal if bias is None else out.call("Add", [normal, out.constant(bias)], origin)
 
 
 # Dot: the product of two matrices of encrypted values. Embedding: rows of a table by encrypted number.
@@ -290,7 +330,8 @@ def _dot(node: Node, arrays: Arrays) -> FloatArray:
     return np.asarray(a @ b)
 
 
-def _read_matmul(call: Call) -> Node:
+def read_matmul(call: Call) -> Node:
+    """A product with a constant, or of two encrypted matrices."""
     a, b = call.operands[:2]
     if not (isinstance(a, Node) and isinstance(b, Node)):
         return cast(Node, linear.READERS[call.op].read(call))
@@ -298,8 +339,17 @@ def _read_matmul(call: Call) -> Node:
         raise UnsupportedOperator("the product of an encrypted vector", hint="a matrix with one row")
     if a.shape[-1] != b.shape[-2]:
         raise ShapeMismatch(f"matrices of shapes {list(a.shape)} and {list(b.shape)} do not multiply")
+    return dot(a, b, call.name)
+
+
+def dot(a: Node, b: Node, origin: str) -> Node:
+    """The product of two stacks of encrypted matrices."""
     stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    return Node("Dot", (a, b), checked((*stack, a.shape[-2], b.shape[-1])), {}, call.name)
+    return Node("Dot", (a, b), checked((*stack, a.shape[-2], b.shape[-1])), {}, origin)
+
+
+def _emit_dot(node: Node, inputs: Sequence[str], out: Writer) -> str:
+    return out.call("MatMul", inputs, node.origin)
 
 
 def _embedding(node: Node, arrays: Arrays) -> FloatArray:
@@ -323,10 +373,10 @@ OPS = (
     Op("ReduceMax", "joint", _reduce_max),
     Op("Maximum", "joint", _maximum),
     Op("IsLess", "joint", _less),
-    Op("InnerSoftmax", "joint", _softmax),
+    Op("InnerSoftmax", "joint", _softmax, emit=_emit_softmax),
     Op("InnerArgMax", "joint", _arg_max),
-    Op("LayerNorm", "joint", _layer_norm),
-    Op("Dot", "joint", _dot),
+    Op("LayerNorm", "joint", _layer_norm, emit=_emit_layer_norm),
+    Op("Dot", "joint", _dot, emit=_emit_dot),
     Op("Embedding", "joint", _embedding),
 )
 MPC_READERS = {
@@ -339,12 +389,8 @@ MPC_READERS = {
     "GreaterOrEqual": Reader(_read_comparison, 16),
     "Less": Reader(_read_comparison, 16),
     "LessOrEqual": Reader(_read_comparison, 16),
-    "Where": Reader(_read_where, 16, infinite=True),
-    "Add": Reader(_read_add, 14, infinite=True),
-    "Softmax": Reader(_read_softmax, 13),
+    "Where": Reader(read_where, 16, infinite=True),
     "ArgMax": Reader(_read_arg_max, 13),
-    "LayerNormalization": Reader(_read_layer_norm, 17),
-    "MatMul": Reader(_read_matmul, 13),
     "Gather": Reader(_read_gather, 13),
 }
 """Readers that take precedence under MPC."""

@@ -18,7 +18,9 @@ import numpy as np
 from pi_compiler.errors import UnsupportedOperator
 from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops import OPS
+from pi_compiler.ops.blocks import blocks
 from pi_compiler.ops.elementwise import activation
+from pi_compiler.ops.joint import read_where
 from pi_compiler.ops.op import Call, Reader, array, number, same
 
 _LARGEST = 24  # operators in a region; GELU's tanh form takes nine
@@ -68,7 +70,7 @@ def recognize(graph: Graph) -> Graph:
                 change[node] = found
                 inside.update(id(n) for n in region)
                 break
-    return graph.rewrite(change) if change else graph
+    return blocks(graph.rewrite(change) if change else graph)
 
 
 def unrecognized(graph: Graph) -> list[tuple[str, str, str, str]]:
@@ -157,7 +159,9 @@ def _read_comparison(call: Call) -> Node:
 
 
 def _read_where(call: Call) -> Node:
-    """A choice by a comparison; attributes yes and no are NaN where an operand stands instead."""
+    """A choice by a constant, or by a comparison; attributes yes and no are NaN where an operand stands instead."""
+    if not isinstance(call.operands[0], Node):
+        return read_where(call)
     branches = call.operands[1:3]
     constants = [
         np.nan if isinstance(b, Node) else float(b.reshape(-1)[0]) if b is not None and b.size == 1 else None
@@ -171,6 +175,6 @@ def _read_where(call: Call) -> Node:
 
 READERS: Mapping[str, Reader] = {
     **dict.fromkeys(_FLIPPED, Reader(_read_comparison, 16)),
-    "Where": Reader(_read_where, 16),
+    "Where": Reader(_read_where, 16, infinite=True),
 }
 """ONNX operators that only stand inside activations."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pi_compiler.approx import chebyshev, composite, least_squares, registry
+from pi_compiler.approx import chebyshev, composite, inverse, least_squares, registry
 from pi_compiler.approx.certificate import certify
 from pi_compiler.approx.density import Density
 from pi_compiler.approx.errors import ApproximationError
@@ -223,12 +223,39 @@ def choose(node: Node, seen: Range, wanted: Activation, options: Options) -> Cho
     if wanted.method == "quadratic":
         return _quadratic(node, seen, domain, density)
     goal = goal_of(node)
+    if goal.name in inverse.INVERSES and wanted.method == "auto":
+        return _inverse(node, goal, seen, domain, options)
     domain = domain_of(goal, domain, density)
     bounds = channel_bounds(node, seen, options.margin)
     if bounds is not None and goal.name in HOMOGENEOUS:
         return _homogeneous(node, goal, bounds, seen, wanted, options)
     fit = _fit(goal, domain, density, wanted, options.activation_error, seen.held_out)
     return Choice(fit, lambda x: expand(fit.approx, x, node))
+
+
+def _inverse(node: Node, goal: Target, seen: Range, domain: tuple[float, float], options: Options) -> Choice:
+    """An iteration for a reciprocal or an inverse square root; its error is relative to the function's value."""
+    given = node.attrs.get("interval")
+    if given is not None:
+        low, high = (float(v) for v in np.asarray(given, dtype=np.float64).reshape(-1))
+        if seen.low < low or seen.high > high:
+            raise ApproximationError(
+                f"calibration data drive its operand to [{seen.low:.4g}, {seen.high:.4g}], outside of the certified "
+                f"interval [{low:.4g}, {high:.4g}]"
+            )
+        domain = low, high
+    elif domain[0] <= 0.0 < seen.low:
+        # The data stay above 0 though their interval, widened on both sides, does not: below, they keep the same ratio.
+        domain = seen.low / options.margin, domain[1]
+    if not domain[0] > 0.0:
+        raise ApproximationError(
+            f"the interval of its operand reaches 0: found [{domain[0]:.4g}, {domain[1]:.4g}], needed one above 0; "
+            "try a larger constant added to it (epsilon), or retraining that keeps it away from 0"
+        )
+    density = Density.of_histogram(seen.edges, seen.mass)
+    fit = inverse.shallowest(goal.name, domain, options.activation_error, density=density, held_out=seen.held_out)
+    attrs = {"approx": fit.approx}
+    return Choice(fit, lambda x: Node("Approximant", (x,), node.shape, attrs, node.origin))
 
 
 def _homogeneous(

@@ -19,6 +19,7 @@ from pi_compiler.approx import least_squares
 from pi_compiler.approx.choose import Assignment, Option, menu, pareto, price_of_depth
 from pi_compiler.approx.density import Density
 from pi_compiler.approx.errors import ApproximationError
+from pi_compiler.approx.inverse import INVERSES
 from pi_compiler.approx.targets import Target
 from pi_compiler.errors import BudgetError, CalibrationError
 from pi_compiler.ir.graph import FloatArray, Graph, IntArray, Node
@@ -61,13 +62,14 @@ def choose(c: Compilation) -> Compilation:
 
 
 def open_layers(c: Compilation) -> list[Node]:
-    """Nonlinearities whose replacement is not given: no polynomials, none that the user named."""
+    """Nonlinearities whose replacement is not given: no polynomials or inverses, none that the user named."""
     return [
         n
         for n in c.graph.nodes()
         if n.op not in ("Input", "Poly")
         and OPS[n.op].kind == "nonlinear"
         and OPS[n.op].polynomial(n) is None
+        and OPS[n.op].target not in INVERSES
         and n.origin not in c.options.activations
     ]
 

@@ -14,17 +14,36 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pi_compiler.cost import Prices
-from pi_compiler.errors import InternalError
-from pi_compiler.ir.circuit import Circuit, MatVecPlan
-from pi_compiler.ir.layout import Layout
-from pi_compiler.ir.stages import Affine, InputStage, Polynomial, Product, Square, Stages
+from pi_compiler.errors import BudgetError, InternalError
+from pi_compiler.ir.circuit import Circuit, MatVecPlan, SumPlan
+from pi_compiler.ir.layout import Layout, next_power
+from pi_compiler.ir.stages import (
+    Affine,
+    Contract,
+    InputStage,
+    Iterated,
+    Polynomial,
+    Product,
+    Reduce,
+    Square,
+    Stage,
+    Stages,
+    sources_of,
+)
 from pi_compiler.kernels.matvec import Structure, best_split, make_plan, structure
+from pi_compiler.kernels.summing import contracted, reduced
 from pi_compiler.options import Options
-from pi_compiler.passes.layouts import Grid, Placed, distinct, input_layouts, result_layouts, tap_layouts
+from pi_compiler.passes.layouts import Grid, Placed, distinct, input_layouts, plain_grids, result_layouts, tap_layouts
+from pi_compiler.passes.meeting import Meetings
 
 _BEAM = 10
+_BEAM_OF_PRODUCTS = 24  # layouts that meet cost more at first: they must not be pruned before they pay
 _NEAR, _TIE = 1.6, 1.01
 _MANY, _FEW = 4, 64  # results with more than _MANY times the fewest diagonals, plus _FEW, are dropped
+
+
+class NoLayout(BudgetError):
+    """No layout was found for a value; says for which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +65,8 @@ class _Packer:
         self.patterns: dict[int, int] = {}
         self.prices_of: dict[tuple[int, ...], float] = {}
         self.tapped: dict[int, list[tuple[Placed, Placed]]] = {}
+        self.meetings = Meetings(stages, slots)
+        self.met: dict[tuple[int, ...], tuple[Layout, SumPlan] | None] = {}
 
     def run(self) -> Circuit:
         """The circuit of the cheapest assignment found."""
@@ -53,7 +74,7 @@ class _Packer:
         for number in range(len(self.stages.stages)):
             grown = [new for state in states for new in self.extend(state, number)]
             if not grown:
-                raise InternalError(f"no layout for {self.stages.stages[number].origin!r}")
+                raise no_layout(self.stages.stages[self.meetings.product_of(number)], self.slots)
             states = self.prune(grown, number)
         best = min(states, key=lambda s: s.cost)
         return self.finish([best.placed[n].layout for n in range(len(self.stages.stages))], best)
@@ -63,7 +84,7 @@ class _Packer:
         best: dict[tuple[int, ...], _State] = {}
         for state in sorted(states, key=lambda s: s.cost):
             best.setdefault(tuple(state.placed[v].layout.key for v in live), state)
-        return list(best.values())[:_BEAM]
+        return list(best.values())[: _BEAM_OF_PRODUCTS if self.meetings else _BEAM]
 
     def extend(self, state: _State, number: int) -> list[_State]:
         stage = self.stages.stages[number]
@@ -79,6 +100,11 @@ class _Packer:
                 source = state.placed[stage.source]
                 # A polynomial of high degree may carry wild junk out of every bound; its own p(0) is tame.
                 options = [(self.with_junk(source, stage), 0.0)] if source.tame else []
+            case Contract() | Reduce():
+                options = self.summed(number, stage, state)
+            case Iterated():
+                source = state.placed[stage.source]
+                options = [(self.with_junk(source, stage), 0.0)] if source.tame else []
             case Product():
                 left, right = state.placed[stage.left], state.placed[stage.right]
                 same = left.layout.index is right.layout.index or np.array_equal(left.layout.index, right.layout.index)
@@ -91,11 +117,36 @@ class _Packer:
         ]
 
     @staticmethod
-    def with_junk(placed: Placed, stage: Polynomial) -> Placed:
+    def with_junk(placed: Placed, stage: Polynomial | Iterated) -> Placed:
         full = placed.layout.index.min() >= 0
-        if full or not placed.layout.zero or float(stage.poly(0.0)) == 0.0:
+        function = stage.poly if isinstance(stage, Polynomial) else stage.plan.inner
+        if full or not placed.layout.zero or float(function(0.0)) == 0.0:
             return placed
         return replace(placed, layout=replace(placed.layout, zero=False))
+
+    def summed(self, number: int, stage: Contract | Reduce, state: _State) -> list[tuple[Placed, float]]:
+        """The one way in which a product with axes, or a sum over axes, comes out; none if it does not."""
+        found = self.meeting(number, stage, [state.placed[n].layout for n in sources_of(stage)])
+        if found is None:
+            return []
+        layout, plan = found
+        level, p = self.levels[number] + (1 if isinstance(stage, Contract) else 0), self.prices
+        folds = len(plan.steps) * (p.named("rotate", level) + p.named("add", level))
+        pairs = sum(map(len, plan.groups))
+        cost = len(plan.groups) * folds + (pairs - len(plan.groups)) * p.named("add", level)
+        if isinstance(stage, Contract):
+            cost += pairs * p.named("mul", level)
+            cost += len(plan.groups) * (p.named("relinearize", level) + p.named("rescale", level))
+            source = state.placed[stage.left]
+        else:
+            source = state.placed[stage.source]
+        return [(Placed(layout, source.grid, layout.zero), cost)]
+
+    def meeting(self, number: int, stage: Contract | Reduce, own: Sequence[Layout]) -> tuple[Layout, SumPlan] | None:
+        key = (number, *(x.key for x in own))
+        if key not in self.met:
+            self.met[key] = contracted(stage, *own) if isinstance(stage, Contract) else reduced(stage, *own)
+        return self.met[key]
 
     def taps(self, number: int) -> list[tuple[Placed, Placed]]:
         """Tap layouts of an input that only one affine map reads, and alone."""
@@ -122,9 +173,15 @@ class _Packer:
         sources = [state.placed[s] for s in stage.sources]
         if sources[0].layout.taps is not None:
             return [b for a, b in self.taps(stage.sources[0]) if a.layout.key == sources[0].layout.key]
+        bound = self.meetings.bound(number, {n: p.layout for n, p in state.placed.items()})
+        if bound is not None:
+            return [Placed(layout, next(plain_grids(stage.shape))) for layout in bound]
         same = [p for v, p in state.placed.items() if p.layout.shape == stage.shape and self.near(v, number)]
         clean = [Placed(replace(p.layout, zero=True), p.grid) for p in same if p.layout.taps is None]
-        return distinct([*clean, *result_layouts(stage.shape, sources, self.slots)])
+        return distinct([*clean, *result_layouts(stage.shape, sources, self.slots), *self.permuted(stage)])
+
+    def permuted(self, stage: Affine) -> list[Placed]:
+        return [Placed(layout, next(plain_grids(stage.shape))) for layout in self.meetings.permuted(stage.shape)]
 
     def near(self, value: int, number: int) -> bool:
         return any(r >= number for r in self.readers[value])
@@ -180,7 +237,13 @@ class _Packer:
         """Choose the final splits, counting a baby step that exists already as free."""
         made: set[tuple[int, int, int]] = set()
         plans: dict[int, MatVecPlan] = {}
+        sums: dict[int, SumPlan] = {}
         for number, stage in enumerate(self.stages.stages):
+            if isinstance(stage, Contract | Reduce):
+                found = self.meeting(number, stage, [layouts[n] for n in sources_of(stage)])
+                if found is None:
+                    raise InternalError(f"operands of {stage.origin!r} do not meet in the layouts chosen")
+                sums[number] = found[1]
             if not isinstance(stage, Affine):
                 continue
             sources = [layouts[s] for s in stage.sources]
@@ -199,7 +262,20 @@ class _Packer:
             plans[number] = make_plan(s, split, stage.sources, bias)
             for _, source, ciphertext, baby, _, _ in plans[number].terms.tolist():
                 made.add((stage.sources[source], ciphertext, baby % self.slots))
-        return Circuit(self.stages, self.slots, tuple(layouts), plans)
+        return Circuit(self.stages, self.slots, tuple(layouts), plans, sums)
+
+
+def no_layout(stage: Stage, slots: int) -> NoLayout:
+    """What to say where the search has nothing left."""
+    if not isinstance(stage, Contract | Reduce):
+        return NoLayout(f"no layout for layer {stage.origin!r}", f"its shape is {list(stage.shape)}, slots: {slots}")
+    lengths = ", ".join(str(n) for n in stage.sizes.values())
+    terms = int(np.prod([next_power(n) for n in stage.sizes.values()], dtype=np.int64))
+    return NoLayout(
+        f"the product at layer {stage.origin!r} cannot be packed",
+        f"its axes, of lengths {lengths}, padded to powers of two, take {terms} slots; a ciphertext has {slots}",
+        hint="a larger --log-n, fewer tokens or heads, or smaller heads",
+    )
 
 
 def pack_stages(stages: Stages, levels: Sequence[int], slots: int, prices: Prices, options: Options) -> Circuit:

@@ -18,12 +18,13 @@ from pi_compiler.ir import switching
 from pi_compiler.ir.circuit import Circuit
 from pi_compiler.ir.params import MAX_LOG_QP, Params, make_params
 from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, CtType
-from pi_compiler.ir.stages import InputStage, Stages
+from pi_compiler.ir.stages import Contract, InputStage, Reduce, Stages
 from pi_compiler.kernels.algebra import Constant, Cost, Value
 from pi_compiler.kernels.circuit import depth_of, evaluate, levels_of
 from pi_compiler.options import Options
 from pi_compiler.passes.compilation import Compilation, Limits
-from pi_compiler.passes.pack import pack_stages
+from pi_compiler.passes.fold import folded
+from pi_compiler.passes.pack import NoLayout, pack_stages
 
 HEADROOM_BITS = 4.0
 """q_0 exceeds the scale by so much: values of a normalized network may reach 2^3 before they wrap."""
@@ -169,15 +170,21 @@ def schedule(c: Compilation) -> Compilation:
     """Stages -> circuit, levels and parameters."""
     stages = Compilation.require(c.stages, "schedule", "fold")
     options = replace(c.options, precision_bits=c.options.precision_bits + c.spare_bits)
-    best = plan_stages(stages, options, c.limits, c.costs)
-    return replace(c, circuit=best.circuit, params=best.params, levels=best.levels, cost=best.cost)
+    try:
+        best = plan_stages(stages, options, c.limits, c.costs)
+    except NoLayout:
+        if not any(isinstance(s, Contract | Reduce) for s in stages.stages):
+            raise
+        stages = folded(c, direct=False)
+        best = plan_stages(stages, options, c.limits, c.costs)
+    return replace(c, stages=stages, circuit=best.circuit, params=best.params, levels=best.levels, cost=best.cost)
 
 
 def plan_stages(stages: Stages, options: Options, limits: Limits, costs: CostTable) -> Plan:
     """The cheapest plan over the ring degrees that fit.
 
     Raises:
-        BudgetError: no allowed parameters have enough levels.
+        BudgetError: no allowed parameters have enough levels, or some value has no layout (``NoLayout``).
         ParameterError: the parameters asked for are insecure or too small.
     """
     levels = levels_of(stages)
@@ -185,13 +192,20 @@ def plan_stages(stages: Stages, options: Options, limits: Limits, costs: CostTab
     choices = candidates(depth, options, limits)
     if not choices:
         raise _too_deep(stages, levels, depth, options, limits)
-    plans = []
+    plans: list[Plan] = []
+    missing: NoLayout | None = None
     for params in choices:
         # Whether constants will fit the memory shows when they are there: of deep networks they do not.
         expected = costs.prices(params, late=depth > _DEEP)
-        circuit = pack_stages(stages, levels, params.slots, expected, options)
+        try:
+            circuit = pack_stages(stages, levels, params.slots, expected, options)
+        except NoLayout as error:
+            missing = error
+            continue
         prices = costs.prices(params, late=constants_are_late(circuit, levels, params))
         plans.append(Plan(circuit, params, levels, price(circuit, params, levels, prices)))
+    if missing is not None and not plans:
+        raise missing
     return min(plans, key=lambda p: p.seconds)
 
 

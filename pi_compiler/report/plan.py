@@ -10,7 +10,7 @@ from pi_compiler.approx.poly import Fit, Poly
 from pi_compiler.cost import Prices
 from pi_compiler.ir.circuit import Circuit
 from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Opcode
-from pi_compiler.ir.stages import Affine, InputStage, Polynomial, Square, Stage
+from pi_compiler.ir.stages import Affine, Contract, InputStage, Iterated, Polynomial, Reduce, Square, Stage
 from pi_compiler.kernels.circuit import depth_of
 from pi_compiler.passes.compilation import Compilation, Range
 from pi_compiler.passes.schedule import constant_bytes, constants_are_late
@@ -135,6 +135,13 @@ def kind_of(stage: Stage) -> str:
             return "square"
         case Polynomial():
             return f"polynomial of degree {stage.poly.degree}"
+        case Contract():
+            summed = "".join(a for a in dict.fromkeys("".join(stage.axes[:2])) if a not in stage.axes[2])
+            return "product of matrices" if summed else "product"
+        case Reduce():
+            return "sum over an axis"
+        case Iterated():
+            return "iteration"
         case _:
             return "product"
 

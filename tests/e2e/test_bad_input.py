@@ -108,14 +108,14 @@ def test_open_dimensions_ask_for_their_sizes(attempt: Attempt, tmp_path: Path) -
 
 def test_all_unsupported_operators_come_in_one_message(attempt: Attempt, tmp_path: Path) -> None:
     nodes = [
-        helper.make_node("Softmax", ["x"], ["a"], "hidden_softmax"),
+        helper.make_node("LogSoftmax", ["x"], ["a"], "hidden_softmax"),
         helper.make_node("LpNormalization", ["a"], ["b"], "norm"),
         helper.make_node("TopK", ["b", "k"], ["c", "i"], "top"),
         helper.make_node("Tanh", ["c"], ["y"], "fine"),
     ]
     found = attempt(saved(make_onnx(nodes, {"k": np.array([2], np.int64)}), tmp_path))
     assert found.err.startswith("UnsupportedOperator: ")
-    for word in ("Softmax 'hidden_softmax'", "LpNormalization 'norm'", "TopK 'top'"):
+    for word in ("LogSoftmax 'hidden_softmax'", "LpNormalization 'norm'", "TopK 'top'"):
         assert word in found.err
     assert found.err.count("try: ") >= 3
     assert "fine" not in found.err

@@ -49,7 +49,7 @@ def test_inspect_counts_operators_and_relus(cli: Cli, digits_onnx: Path, tmp_pat
 
 def test_inspect_lists_what_is_unsupported_and_succeeds(cli: Cli, tmp_path: Path) -> None:
     """Listing is its purpose; refusing is that of compile."""
-    nodes = [helper.make_node("Softmax", ["x"], ["h"], "soft"), helper.make_node("Relu", ["h"], ["y"], "act")]
+    nodes = [helper.make_node("LogSoftmax", ["x"], ["h"], "soft"), helper.make_node("Relu", ["h"], ["y"], "act")]
     onnx.save(make_onnx(nodes), tmp_path / "m.onnx")
     found = cli("inspect", tmp_path / "m.onnx", "--json", tmp_path / "i.json")
     assert found.code == 0

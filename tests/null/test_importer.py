@@ -192,9 +192,10 @@ def test_logits_and_probabilities_may_both_be_outputs():
     assert [len(ops) for ops in graph.client_ops] == [0, 1]
 
 
-def test_a_hidden_softmax_is_refused_by_name():
-    nodes = [node("Softmax", ["x"], ["a"], "attention"), node("Relu", ["a"], ["y"])]
-    with pytest.raises(UnsupportedOperator, match=r"Softmax 'attention'.*later"):
+def test_a_hidden_logarithm_of_softmax_is_refused_by_name():
+    """A softmax the network can hold; its logarithm only the client."""
+    nodes = [node("LogSoftmax", ["x"], ["a"], "attention"), node("Relu", ["a"], ["y"])]
+    with pytest.raises(UnsupportedOperator, match=r"LogSoftmax 'attention'.*later"):
         import_model(make_onnx(nodes))
 
 
@@ -302,9 +303,15 @@ def test_control_flow_is_refused_with_advice():
         import_model(make_onnx(nodes))
 
 
-def test_products_of_encrypted_matrices_come_later():
+def test_a_product_of_two_encrypted_matrices_is_one_operator():
     nodes = [node("Transpose", ["x"], ["t"]), node("MatMul", ["x", "t"], ["y"], "attention")]
-    with pytest.raises(UnsupportedOperator, match=r"MatMul 'attention'.*two encrypted matrices comes later"):
+    (found,) = import_model(make_onnx(nodes)).graph.outputs
+    assert (found.op, found.origin) == ("Dot", "attention")
+
+
+def test_gemm_of_two_encrypted_matrices_is_refused():
+    nodes = [node("Transpose", ["x"], ["t"]), node("Gemm", ["x", "t"], ["y"], "attention")]
+    with pytest.raises(UnsupportedOperator, match=r"Gemm 'attention'.*two encrypted matrices comes later"):
         import_model(make_onnx(nodes))
 
 

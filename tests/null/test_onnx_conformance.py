@@ -38,10 +38,14 @@ PURPOSE = (
     "bound differs between elements",
     "exponent differs between elements",
     "training_mode is on",
-    "normalization by statistics of encrypted values comes later",
     "mode 'linear' comes later",
     "mode 'cubic' comes later",
     "the product of two encrypted matrices comes later",
+    "the product of an encrypted vector",
+    "keys and values of earlier calls",
+    "Attention with softcap",
+    "results besides the first",
+    "Einsum",
     "is computed from the encrypted input",
 )
 """Why a case may be refused."""

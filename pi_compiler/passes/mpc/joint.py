@@ -18,7 +18,7 @@ from pi_compiler.errors import InternalError
 from pi_compiler.ir.graph import Node
 from pi_compiler.ir.mpc_program import MpcOp, MpcPort
 from pi_compiler.ops.convolution import Windows
-from pi_compiler.ops.joint import visible
+from pi_compiler.ops.joint import centers, visible
 from pi_compiler.ops.op import array, integer, ints, number, optional_array
 from pi_compiler.passes.mpc.build import Builder
 from pi_compiler.passes.mpc.functions import Lazy, formula, function
@@ -233,9 +233,10 @@ def _layer_norm(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> 
     size = prod(shape[axis:])
     flat = b.reshape(operands[0], (prod(shape[:axis]), size))
     rows = b.shape(flat)[0]
-    total = b.sum(flat, (1,), (rows, 1))
-    mean = b.broadcast(b.affine(total, 1.0 / size, 0.0), (rows, size))
-    centered = b.sub(flat, mean)
+    centered = flat
+    if centers(node):
+        total = b.sum(flat, (1,), (rows, 1))
+        centered = b.sub(flat, b.broadcast(b.affine(total, 1.0 / size, 0.0), (rows, size)))
     variance = b.affine(b.sum(b.square(centered), (1,), (rows, 1)), 1.0 / size, number(node, "epsilon"))
     inverse = formula(b, variance, _formula(node, "inverse"))
     scale, bias = array(node, "scale"), optional_array(node, "bias")

@@ -1,0 +1,86 @@
+"""Softmax and layer normalization, written as sums, products and functions of one variable.
+
+Two kinds: the functions themselves (``exponential_softmax``, ``layer_norm``), and weights of attention to be trained
+in: Power-Softmax (Zimerman et al., AISTATS 2026, arXiv 2410.09457, length-agnostic form), 2Quad (MPCFormer, ICLR 2023)
+and a quadratic over the length. All divide by means, so that a divisor's interval does not depend on the
+length; hidden places are multiplied by zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pi_compiler.ir.graph import FloatArray, Node
+from pi_compiler.ops.elementwise import activation, multiply
+from pi_compiler.ops.linear import affine
+from pi_compiler.ops.op import array, integer, number, optional_array, same
+from pi_compiler.ops.shaping import expand
+
+__all__ = ["exponential_softmax", "layer_norm", "power_softmax", "quadratic_weights", "two_quad"]
+
+
+def power_softmax(x: Node, node: Node, power: int, eps: float, gain: float = 1.0) -> Node:
+    """``s^p / (L mean(s^p) + L eps)`` along the axis of a softmax, s = gain x.
+
+    Args:
+        x: the scores.
+        node: the ``InnerSoftmax`` that it replaces: axis, mask and name.
+        power: p, even.
+        eps: added to the mean, positive: the least divisor.
+        gain: factor of the scores, which changes nothing but what eps is relative to.
+    """
+    x = affine(x, gain, 0.0, node.origin)
+    name = f"{node.origin}/power"
+    powered = same(x, "Square", name) if power == 2 else activation("Pow", x, name, exponent=float(power))
+    return _shares(_open(powered, node), node, eps)
+
+
+def two_quad(x: Node, node: Node, shift: float, eps: float = 0.0) -> Node:
+    """``(x + c)² / sum (x + c)²`` along the axis of a softmax; see ``power_softmax``."""
+    squares = same(affine(x, 1.0, shift, node.origin), "Square", f"{node.origin}/power")
+    return _shares(_open(squares, node), node, eps)
+
+
+def quadratic_weights(x: Node, node: Node, coef: FloatArray) -> Node:
+    """``c0 + c1 x + c2 x²``, coefficients with the length divided out; nothing is divided by."""
+    domain = np.array([-1.0, 1.0])
+    return _open(same(x, "Poly", node.origin, basis="power", coef=coef, domain=domain), node)
+
+
+def exponential_softmax(x: Node, node: Node, shift: float) -> Node:
+    """Softmax itself: ``exp(x - shift)`` divided by its sum; the shift keeps exponentials small."""
+    powered = activation("Exp", affine(x, 1.0, -shift, node.origin), f"{node.origin}/exp")
+    return _shares(_open(powered, node), node, 0.0)
+
+
+def _open(x: Node, node: Node) -> Node:
+    """Hidden places become zero."""
+    mask = optional_array(node, "mask")
+    return x if mask is None else affine(x, mask, 0.0, node.origin)
+
+
+def _shares(powered: Node, node: Node, eps: float) -> Node:
+    """Divided by the mean plus eps, and by the length."""
+    axis = integer(node, "axis")
+    shape = tuple(1 if i == axis else n for i, n in enumerate(node.shape))
+    mean = Node("ReduceMean", (powered,), shape, {"axes": (axis,), "keepdims": 1}, f"{node.origin}/mean")
+    inverse = activation("Reciprocal", affine(mean, 1.0, eps, f"{node.origin}/mean"), f"{node.origin}/inverse")
+    share = affine(inverse, 1.0 / node.shape[axis], 0.0, f"{node.origin}/inverse")
+    return multiply(powered, expand(share, node.shape, node.origin), node.origin)
+
+
+def layer_norm(x: Node, node: Node) -> Node:
+    """``(x - mean) / sqrt(variance + eps) * scale + bias``, or without the mean where the node does not center."""
+    axes = tuple(range(integer(node, "axis"), len(node.shape)))
+    shape = tuple(1 if i in axes else n for i, n in enumerate(node.shape))
+    attrs = {"axes": axes, "keepdims": 1}
+    if "center" not in node.attrs or integer(node, "center"):
+        mean = Node("ReduceMean", (x,), shape, attrs, f"{node.origin}/mean")
+        x = Node("Sub", (x, expand(mean, node.shape, f"{node.origin}/mean")), node.shape, {}, f"{node.origin}/center")
+    squares = same(x, "Square", f"{node.origin}/square")
+    variance = Node("ReduceMean", (squares,), shape, attrs, f"{node.origin}/variance")
+    variance = affine(variance, 1.0, number(node, "epsilon"), f"{node.origin}/variance")
+    inverse = activation("InverseSqrt", variance, f"{node.origin}/inverse")
+    normal = multiply(x, expand(inverse, node.shape, node.origin), node.origin)
+    bias = optional_array(node, "bias")
+    return affine(normal, array(node, "scale"), 0.0 if bias is None else bias, node.origin)

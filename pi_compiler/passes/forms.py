@@ -1,0 +1,168 @@
+"""Forms: softmax and layer normalization become sums, products, exponentials and inverses.
+
+Without retraining a softmax stays itself (``--softmax max-exp``: exponentials of the scores less their largest one on
+calibration data, divided by their mean), or becomes one of the replacements that are to be trained in. Every
+divisor and variance gets its certified interval here, from calibration and from what its form
+guarantees: a mean of squares plus eps never falls below eps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from pi_compiler.errors import CalibrationError, ParameterError
+from pi_compiler.ir.graph import FloatArray, Graph, Node
+from pi_compiler.ops import forms as write
+from pi_compiler.ops.evaluate import evaluate
+from pi_compiler.ops.op import array, number, optional_array
+from pi_compiler.options import Options
+from pi_compiler.passes.calibrate import check_samples, samples_of
+from pi_compiler.passes.compilation import Compilation
+
+EPS = 1e-3
+"""What is added to the mean of fourth powers, which is at most 1 on calibration data."""
+_POWER = 4
+_INVERSES = ("Reciprocal", "InverseSqrt")
+_NEVER_NEGATIVE = ("Square", "Exp", "Abs", "Sigmoid")
+
+
+def forms(c: Compilation) -> Compilation:
+    """Graph and samples -> graph without softmax and layer normalization, its divisors with their intervals.
+
+    Raises:
+        CalibrationError: a divisor or a variance reaches zero; all of them in one message.
+        ParameterError: ``options.softmax`` compares.
+    """
+    joint = [n for n in c.graph.nodes() if n.op in ("InnerSoftmax", "LayerNorm")]
+    if not joint and not any(_divisor(n) is not None for n in c.graph.nodes()):
+        return c
+    check_samples(c.graph, c.calibration)
+    samples, kept = samples_of(c.calibration)
+    graph = _written(c.graph, joint, c.options, samples, kept)
+    notes = tuple(_told(n, c.options) for n in joint)
+    return replace(c, graph=_certified(graph, c.options, samples, kept), notes=(*c.notes, *notes))
+
+
+def _told(node: Node, options: Options) -> str:
+    if node.op == "LayerNorm":
+        return f"layer {node.origin!r} (LayerNormalization): mean, variance, inverse square root, products"
+    form = {"max-exp": "exponentials divided by their mean", "2quad": "2Quad", "power": f"Power-Softmax, p = {_POWER}"}
+    trained = "" if options.softmax == "max-exp" else "; train it in, it is no approximation of softmax"
+    return f"layer {node.origin!r} (Softmax): {form[options.softmax]}{trained}"
+
+
+def _written(graph: Graph, joint: list[Node], options: Options, samples: Mapping[str, FloatArray], kept: int) -> Graph:
+    """The graph with each joint function in its form."""
+    softmaxes = [n for n in joint if n.op == "InnerSoftmax"]
+    if softmaxes and options.softmax == "2relu":
+        raise ParameterError(
+            f"--softmax 2relu compares, which encrypted numbers cannot: layer {softmaxes[0].origin!r}",
+            hint="--softmax max-exp, 2quad or power; --target mpc compares",
+        )
+    scores: dict[int, tuple[float, float]] = {}
+
+    def look(node: Node, values: FloatArray) -> None:
+        for softmax in softmaxes:
+            if node is softmax.inputs[0]:
+                scores[id(softmax)] = _score_range(softmax, values[:kept])
+
+    if softmaxes:
+        evaluate(graph, samples, keep=look)
+    change: dict[Node, Node] = {}
+    for node in joint:
+        x = node.inputs[0]
+        if node.op == "LayerNorm":
+            change[node] = write.layer_norm(x, node)
+        elif options.softmax == "max-exp":
+            change[node] = write.exponential_softmax(x, node, scores[id(node)][1])
+        elif options.softmax == "2quad":
+            # The published 5, or as much as keeps the smallest score's square above 1.
+            change[node] = write.two_quad(x, node, max(5.0, 1.0 - scores[id(node)][0] * options.margin))
+        else:
+            largest = max(abs(s) for s in scores[id(node)])
+            change[node] = write.power_softmax(x, node, _POWER, EPS, 1.0 / max(largest, 1e-30))
+    return _rewritten(graph, change)
+
+
+def _rewritten(graph: Graph, change: Mapping[Node, Node]) -> Graph:
+    """Like ``Graph.rewrite``, for replacements of several new nodes."""
+    new: dict[int, Node] = {}
+
+    def rebuilt(node: Node) -> Node:
+        if id(node) not in new:
+            operands = tuple(rebuilt(i) for i in node.inputs)
+            same = all(a is b for a, b in zip(operands, node.inputs, strict=True))
+            new[id(node)] = node if same else replace(node, inputs=operands)
+        return new[id(node)]
+
+    for node in graph.nodes():
+        target = change.get(node)
+        made = rebuilt(node if target is None else target)
+        new[id(node)] = made
+    return replace(
+        graph,
+        inputs=tuple(new[id(n)] for n in graph.inputs),
+        outputs=tuple(new[id(n)] for n in graph.outputs),
+    )
+
+
+def _score_range(node: Node, x: FloatArray) -> tuple[float, float]:
+    """Of the places that are not hidden."""
+    mask = optional_array(node, "mask")
+    seen = x if mask is None else x[np.broadcast_to(mask > 0.0, x.shape)]
+    return float(seen.min()), float(seen.max())
+
+
+def _divisor(node: Node) -> Node | None:
+    """The mean or sum that a node inverts, if that is what it does."""
+    if node.op not in _INVERSES or "interval" in node.attrs:
+        return None
+    mean = node.inputs[0].inputs[0] if node.inputs[0].op == "Affine" else node.inputs[0]
+    return mean if mean.op in ("ReduceMean", "ReduceSum") else None
+
+
+def _floor(node: Node) -> float:
+    """What the operand of an inverse never falls below, whatever the data."""
+    operand, mean = node.inputs[0], _divisor(node)
+    if operand.op != "Affine" or mean is None:
+        return 0.0
+    term = mean.inputs[0]
+    while term.op == "Affine" and (array(term, "shift") == 0.0).all() and (array(term, "scale") >= 0.0).all():
+        term = term.inputs[0]
+    even = term.op == "Pow" and number(term, "exponent") % 2 == 0
+    if not (even or term.op in _NEVER_NEGATIVE) or (array(operand, "scale") < 0.0).any():
+        return 0.0
+    return max(0.0, float(array(operand, "shift").min()))
+
+
+def _certified(graph: Graph, options: Options, samples: Mapping[str, FloatArray], kept: int) -> Graph:
+    """The graph with an interval at each inverse of a mean."""
+    wanted = {id(n.inputs[0]): n for n in graph.nodes() if _divisor(n) is not None}
+    change: dict[Node, Node] = {}
+    faults: list[str] = []
+
+    def look(operand: Node, values: FloatArray) -> None:
+        node = wanted.get(id(operand))
+        if node is None:
+            return
+        low, high = float(values[:kept].min()), float(values[:kept].max())
+        what = "variance" if node.op == "InverseSqrt" else "denominator"
+        if not (low > 0.0 and np.isfinite(high)):
+            faults.append(f"layer {node.origin!r}: the {what} is in [{low:.4g}, {high:.4g}], needed is one above 0")
+            return
+        # Squares of values that are wider by the margin.
+        widen = options.margin**2
+        interval = (max(low / widen, _floor(node)), high * widen)
+        change[node] = replace(node, attrs={**node.attrs, "interval": interval})
+
+    evaluate(graph, samples, keep=look)
+    if faults:
+        raise CalibrationError(
+            "a division reaches zero on calibration data",
+            *faults,
+            hint="a larger epsilon, or training that keeps it in a band (pi_compiler.models.training.transformers)",
+        )
+    return graph.rewrite(change)

@@ -1,0 +1,132 @@
+"""Layouts in which the operands of a product meet.
+
+A space says which coordinates each slot stands for, over all axes of a product: ``hikj`` for a product of matrices per
+head. An operand's layout is the space without the axes that the operand does not have, so its elements repeat along
+these; the repetitions that are no periods are made by rotate-and-add after the operand's affine map. With the summed
+axis outermost, folding over it wraps around: the result is clean and repeats, which is what the next product wants, and
+transposing takes no rotation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+from pi_compiler.ir.graph import IntArray, Shape
+from pi_compiler.ir.layout import Layout, next_power
+from pi_compiler.ir.stages import Contract
+from pi_compiler.kernels.summing import coordinates, numbered
+
+_FREE = -2  # a slot in which an operand may hold anything, for the other one holds zero or junk there
+_MOST_AXES = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Space:
+    """Per axis the coordinate of each slot, (ciphertexts, period); -1 where nothing is placed, ``>= size`` in padding.
+
+    Attributes:
+        where: coordinates by axis.
+        name: for reports.
+    """
+
+    where: Mapping[str, IntArray]
+    name: str
+
+
+def ordered(axes: str, sizes: Mapping[str, int], slots: int) -> Space:
+    """Axes one inside the other, the last one innermost, each padded to a power of two."""
+    padded = [next_power(sizes[a]) for a in axes]
+    total = int(np.prod(padded, dtype=np.int64))
+    grid = np.unravel_index(np.arange(total), padded) if axes else ()
+    shape = (-(-total // slots), min(total, slots))
+    return Space({a: g.reshape(shape) for a, g in zip(axes, grid, strict=True)}, "axes " + axes)
+
+
+def spaces(stage: Contract, first: str, slots: int) -> Iterator[Space]:
+    """Spaces worth trying, the summed axes outermost.
+
+    Args:
+        stage: the product.
+        first: axes of the result that have to follow the summed ones, because the result is summed over them.
+        slots: slots of a ciphertext.
+    """
+    left, right, out = stage.axes
+    summed = "".join(a for a in dict.fromkeys(left + right) if a not in out)
+    first = "".join(a for a in first if a not in summed)
+    rest = "".join(a for a in out if a not in first)
+    orders = permutations(rest) if len(rest) < _MOST_AXES else [tuple(rest), tuple(reversed(rest))]
+    for order in orders:
+        yield ordered(summed + first + "".join(order), stage.sizes, slots)
+
+
+def extended(stage: Contract, anchor: Layout, slots: int) -> Space | None:
+    """The left operand's layout as it is, with the axes that it lacks outside of it."""
+    own = stage.axes[0]
+    new = "".join(a for a in dict.fromkeys(stage.axes[1]) if a not in own)
+    padded = [next_power(stage.sizes[a]) for a in new]
+    count = int(np.prod(padded, dtype=np.int64))
+    if new and anchor.ciphertexts > 1:
+        return None
+    inner = coordinates(anchor.index, own, stage.sizes)
+    total = anchor.period * count
+    shape = (anchor.ciphertexts, anchor.period) if not new else (-(-total // slots), min(total, slots))
+    where = {a: np.tile(c, (1, count)).reshape(shape) for a, c in inner.items()}
+    outer = np.unravel_index(np.arange(total) // anchor.period, padded) if new else ()
+    there = np.tile(anchor.index >= 0, (1, count)).reshape(shape)
+    for a, c in zip(new, outer, strict=True):
+        where[a] = np.where(there, c.reshape(shape), -1)
+    return Space(where, f"{new} around {anchor.name}" if new else anchor.name)
+
+
+def projected(space: Space, axes: str, sizes: Mapping[str, int], shape: Shape, slots: int) -> Layout | None:
+    """An operand's layout in a space; None if its copies cannot be made by rotations."""
+    if not axes:
+        return None
+    where = [space.where[a] for a in axes]
+    inside = np.logical_and.reduce([(c >= 0) & (c < sizes[a]) for a, c in zip(axes, where, strict=True)])
+    index = np.where(inside, numbered(space.where, axes, sizes, where[0]), -1)
+    index[np.logical_or.reduce([c < 0 for c in where])] = _FREE
+    if (index == index[:1]).all():
+        index = index[:1]
+    found = _copies(index)
+    if found is None:
+        return None
+    index, spread = found
+    return Layout(shape, slots, index, True, space.name, None, spread)
+
+
+def _copies(index: IntArray) -> tuple[IntArray, tuple[int, ...]] | None:
+    """The index with its free slots decided, and the steps that copy each element from its first slot.
+
+    A slot number is a word of bits; a bit along which nothing changes is a copy, or at the top a period.
+    """
+    count, period = index.shape
+    bits = period.bit_length() - 1
+    table = index.reshape(count, *(2,) * bits)
+    copied = []
+    for axis in range(1, bits + 1):
+        zero, one = np.take(table, [0], axis), np.take(table, [1], axis)
+        if ((zero == one) | (zero == _FREE) | (one == _FREE)).all():
+            table = np.where(zero == _FREE, one, zero)
+            copied.append(axis)
+    elements = table[table >= 0]
+    if np.unique(elements).size != elements.size:
+        return None
+    top = 0
+    while top < bits and top + 1 in copied:
+        top += 1
+    spread = tuple(1 << (bits - axis) for axis in copied if axis > top)
+    full = np.broadcast_to(table, (count, *(1,) * top, *(2,) * (bits - top)))
+    full = full.reshape(count, period >> top)
+    return np.where(full == _FREE, -1, full), spread
+
+
+def meeting_layouts(stage: Contract, operand: int, shape: Shape, choices: Sequence[Space], slots: int) -> list[Layout]:
+    """The layouts of an operand (0 left, 1 right) in some spaces."""
+    axes = stage.axes[operand]
+    found = (projected(space, axes, stage.sizes, shape, slots) for space in choices)
+    return [layout for layout in found if layout is not None]

@@ -1,0 +1,87 @@
+"""Softmax and normalization as sums, products and inverses: the same function, and intervals that hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pi_compiler.errors import CalibrationError, ParameterError
+from pi_compiler.importer import import_model
+from pi_compiler.ops.evaluate import evaluate
+from pi_compiler.options import Options
+from pi_compiler.passes import forms
+from pi_compiler.passes.compilation import Compilation, Limits
+
+RNG = np.random.default_rng(2)
+
+
+def model(op, mask=False, epsilon=1e-5):
+    inputs, constants = ["x"], {}
+    nodes = []
+    if mask:
+        constants["m"] = np.triu(np.full((6, 6), -np.inf, np.float32), 1)
+        nodes.append(helper.make_node("Add", ["x", "m"], ["s"], "mask"))
+        inputs = ["s"]
+    if op == "LayerNormalization":
+        constants["g"] = RNG.normal(size=6).astype(np.float32)
+        nodes.append(helper.make_node(op, ["x", "g"], ["w"], "norm", epsilon=epsilon))
+    else:
+        nodes.append(helper.make_node(op, inputs, ["w"], "weights", axis=-1))
+    nodes.append(helper.make_node("Neg", ["w"], ["y"], "neg"))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 6, 6))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    weights = [numpy_helper.from_array(v, k) for k, v in constants.items()]
+    graph = helper.make_graph(nodes, "joint", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def compilation(source, samples, **options):
+    graph = import_model(source).graph
+    return Compilation(Options(**options), graph, None, Limits(16, 60, 1), {"x": samples})
+
+
+@pytest.mark.parametrize(("op", "mask"), [("Softmax", False), ("Softmax", True), ("LayerNormalization", False)])
+def test_without_retraining_the_function_stays_the_same(op, mask):
+    samples = RNG.normal(size=(20, 1, 6, 6))
+    c = compilation(model(op, mask), samples)
+    done = forms.forms(c)
+    kinds = {n.op for n in done.graph.nodes()}
+    assert not kinds & {"InnerSoftmax", "LayerNorm"}
+    before, after = (evaluate(g, {"x": samples})["y"] for g in (c.graph, done.graph))
+    np.testing.assert_allclose(after, before, atol=1e-9)
+    assert len(done.notes) == 1
+
+
+@pytest.mark.parametrize("softmax", ["max-exp", "2quad", "power"])
+def test_the_interval_of_a_divisor_holds_what_calibration_showed(softmax):
+    """And no more than the margin beyond: a wide interval costs levels."""
+    samples = RNG.normal(size=(20, 1, 6, 6))
+    graph = forms.forms(compilation(model("Softmax", True), samples, softmax=softmax)).graph
+    (inverse,) = (n for n in graph.nodes() if n.op == "Reciprocal")
+    low, high = inverse.attrs["interval"]
+    seen = []
+    evaluate(graph, {"x": samples}, keep=lambda n, v: seen.append(v) if n is inverse.inputs[0] else None)
+    assert low <= seen[0].min()
+    assert seen[0].max() <= high
+    assert high <= 1.4**2 * seen[0].max() * (1 + 1e-12)
+
+
+def test_power_softmax_never_divides_by_less_than_its_epsilon():
+    """The mean of even powers is not negative, whatever the data: zero scores calibrate too."""
+    samples = np.zeros((20, 1, 6, 6))
+    samples[:10] = RNG.normal(size=(10, 1, 6, 6))
+    graph = forms.forms(compilation(model("Softmax"), samples, softmax="power")).graph
+    (inverse,) = (n for n in graph.nodes() if n.op == "Reciprocal")
+    assert inverse.attrs["interval"][0] == pytest.approx(forms.EPS)
+
+
+def test_a_variance_that_reaches_zero_is_refused_by_name():
+    samples = np.ones((20, 1, 6, 6))
+    with pytest.raises(CalibrationError, match=r"norm/inverse.*variance is in \[0, 0\]"):
+        forms.forms(compilation(model("LayerNormalization", epsilon=0.0), samples))
+
+
+def test_a_form_that_compares_is_refused_by_name():
+    with pytest.raises(ParameterError, match=r"2relu.*weights"):
+        forms.forms(compilation(model("Softmax"), np.ones((4, 1, 6, 6)), softmax="2relu"))
