@@ -90,7 +90,7 @@ class Options:
         frac_bits: MPC: fractional bits of values; None takes the protocol's default, fewer if ranges ask for it.
         public_weights: MPC: the data's owner may know the weights, so that linear layers are local.
         wrap_budget: MPC: largest expected number of truncations per inference that wrap around.
-        softmax: MPC: what an inner Softmax becomes.
+        softmax: what an inner Softmax becomes; ``"2relu"`` compares and is for MPC.
         stochastic_bits: MPC: low bits that comparisons leave out (Circa).
     """
 
