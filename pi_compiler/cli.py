@@ -184,7 +184,8 @@ def compile(
         float, typer.Option("--wrap-budget", help="MPC: most truncations per inference expected to wrap around.")
     ] = DEFAULTS.wrap_budget,
     softmax: Annotated[
-        Literal["max-exp", "2quad", "2relu", "power"], typer.Option("--softmax", help="What inner ones become; 2relu under MPC only.")
+        Literal["max-exp", "2quad", "2relu", "power"],
+        typer.Option("--softmax", help="What inner ones become; 2relu under MPC only."),
     ] = DEFAULTS.softmax,
     stochastic_bits: Annotated[
         int, typer.Option("--stochastic-bits", help="MPC: low bits that comparisons leave out (Circa).")
