@@ -144,7 +144,9 @@ def test_inputs_that_do_not_fit_are_all_named(cli: Cli, secure: Path, tmp_path: 
     assert "beyond the fixed-point range" in done.err
 
 
-def test_transformers_are_for_mpc_and_refused_for_ckks_with_every_node(cli: Cli, tmp_path: Path) -> None:
+def test_transformers_are_for_both_targets_but_comparisons_are_refused_for_ckks(
+    cli: Cli, tmp_path: Path
+) -> None:
     import onnx
     from onnx import helper
 
@@ -154,12 +156,16 @@ def test_transformers_are_for_mpc_and_refused_for_ckks_with_every_node(cli: Cli,
         helper.make_node("Transpose", ["n"], ["t"], "turn"),
         helper.make_node("MatMul", ["p", "t"], ["y"], "attend"),
     ]
-    onnx.save(make_onnx(nodes, {"s": np.ones(4, np.float32)}, (5, 4)), tmp_path / "t.onnx")
-    refused = cli("inspect", tmp_path / "t.onnx")
-    assert "Unsupported: 2" in refused.out
-    assert all(name in refused.out for name in ("norm", "soft"))
-    fine = cli("inspect", tmp_path / "t.onnx", "--target", "mpc")
-    assert "Every operator" in fine.out
+    scale = {"s": np.ones(4, np.float32)}
+    onnx.save(make_onnx(nodes, scale, (5, 4)), tmp_path / "t.onnx")
+    for target in ("ckks", "mpc"):
+        assert "Every operator" in cli("inspect", tmp_path / "t.onnx", "--target", target).out
+    largest = helper.make_node("Max", ["n", "x"], ["y"], "largest")
+    onnx.save(make_onnx([nodes[0], largest], scale, (5, 4)), tmp_path / "m.onnx")
+    refused = cli("inspect", tmp_path / "m.onnx")
+    assert "Unsupported: 1" in refused.out
+    assert "largest" in refused.out
+    assert "Every operator" in cli("inspect", tmp_path / "m.onnx", "--target", "mpc").out
 
 
 def test_networks_are_presets_or_numbers() -> None:
