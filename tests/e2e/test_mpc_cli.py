@@ -144,9 +144,7 @@ def test_inputs_that_do_not_fit_are_all_named(cli: Cli, secure: Path, tmp_path: 
     assert "beyond the fixed-point range" in done.err
 
 
-def test_transformers_are_for_both_targets_but_comparisons_are_refused_for_ckks(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_transformers_are_for_both_targets_but_comparisons_are_refused_for_ckks(cli: Cli, tmp_path: Path) -> None:
     import onnx
     from onnx import helper
 
