@@ -39,7 +39,12 @@ class Extras:
     balance_form: Form = "absolute"
     fairness: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check what numbers can be wrong.
+
+        Raises:
+            ParameterError: all that is out of range.
+        """
         faults = []
         if not self.bound > 0:
             faults.append(f"the range bound {self.bound} must be positive")

@@ -6,7 +6,7 @@ import itertools
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
@@ -20,7 +20,6 @@ from pi_compiler.models.training.engine import Settings
 from pi_compiler.models.training.extras import Extras
 from pi_compiler.models.training.masked import Kind
 from pi_compiler.models.training.methods.method import Granularity, Recipe
-from pi_compiler.models.training.mitigation import Form
 from pi_compiler.models.training.reduction import Job, Splits, check
 from pi_compiler.models.training.series import Series, read_splits
 from pi_compiler.options import Options
@@ -54,7 +53,7 @@ class Request:
         shapes: the same, by input name.
         maxpool: what to do with MaxPool.
         backend: whose CKKS costs to predict; ``"none"`` predicts none.
-        range_penalty, bound, clip, faults, balance, balance_form, fairness: see ``Extras``.
+        extras: what training has besides the method.
     """
 
     model: Path
@@ -76,23 +75,17 @@ class Request:
     shapes: Mapping[str, tuple[int, ...]] | None = None
     maxpool: Literal["refuse", "average"] = "refuse"
     backend: str = "tenseal"
-    range_penalty: Literal["none", "pillar", "boundary"] = "none"
-    bound: float = 5.0
-    clip: bool = False
-    faults: Literal["none", "pos-zero", "neg-pass"] = "none"
-    balance: float = 0.0
-    balance_form: Form = "absolute"
-    fairness: bool = False
+    extras: Extras = field(default_factory=Extras)
 
     @property
     def command(self) -> str:
         """The command line that does the same, with every default spelled out."""
         words = ["pi-compiler", "reduce", str(self.model)]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("model", "shapes") or value is None or value is False:
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("model", "shapes", "extras")}
+        for name, value in (own | {f.name: getattr(self.extras, f.name) for f in fields(self.extras)}).items():
+            if value is None or value is False:
                 continue
-            option = f"--{field.name.replace('_', '-')}"
+            option = f"--{name.replace('_', '-')}"
             for one in value if isinstance(value, tuple) else (value,):
                 words += [option] if one is True else [option, f"{one:g}" if isinstance(one, float) else str(one)]
         return shlex.join(words)
@@ -109,19 +102,19 @@ class Request:
         source = faults.of(lambda: open_source(self.data, self.label, self.group))
         splits = faults.of(lambda: read_splits(source)) if source is not None else None
         training = faults.of(lambda: self._recipe(None if splits is None else splits.train))
-        extras = faults.of(self._extras)
+        faults.of(self.extras.check)
         faults.of(lambda: files.check_folder(self.output))
-        if model is None or training is None or extras is None or source is None or splits is None:
+        if model is None or training is None or source is None or splits is None:
             if model is not None:
                 # What cannot be told from the data can still be told from the model.
-                faults.of(lambda: check(model.graph, None, self._jobs(Recipe(Settings(1), Settings(1)), Extras())))
+                faults.of(lambda: check(model.graph, None, self._jobs(Recipe(Settings(1), Settings(1)))))
             faults.check()
             raise InternalError("something could not be read and left no fault")
         series = Series(
             named(model.graph, self.model),
             model.model,
             source,
-            tuple(self._jobs(training, extras)),
+            tuple(self._jobs(training)),
             self.output,
             self.command,
             None if self.backend == "none" else Options(backend=self.backend),
@@ -153,15 +146,10 @@ class Request:
         plain = self.plain or not any(map(shutil.which, ("c++", "g++", "clang++")))
         return recipe_for(data, self.epochs, self.finetune_epochs, batch_size=self.batch_size, plain=plain)
 
-    def _extras(self) -> Extras:
-        return Extras(
-            self.range_penalty, self.bound, self.clip, self.faults, self.balance, self.balance_form, self.fairness
-        )
-
-    def _jobs(self, training: Recipe, extras: Extras) -> list[Job]:
+    def _jobs(self, training: Recipe) -> list[Job]:
         wanted = itertools.product(self.seed, self.method, self.kind, self.budget)
-        training = extras.recipe(training)
-        jobs = [Job(b, m, cast(Kind, k), self.granularity, s, training, extras) for s, m, k, b in wanted]
+        training = self.extras.recipe(training)
+        jobs = [Job(b, m, cast(Kind, k), self.granularity, s, training, self.extras) for s, m, k, b in wanted]
         return list({job.name: job for job in jobs}.values())
 
 

@@ -86,6 +86,7 @@ def reduce(
 ) -> None:
     """Retrain a model to fewer ReLUs; started again, an interrupted run goes on."""
     need("torch", "reduce trains with torch", "torch")
+    from pi_compiler.models.training.extras import Extras
     from pi_compiler.models.training.request import Request
 
     shapes = parse_shapes(input_shape)
@@ -96,7 +97,7 @@ def reduce(
         model, data, output, tuple(budget), tuple(method or ("autorep",)), tuple(kind or ("quadratic",)), granularity,
         tuple(seed or (0,)), epochs, finetune_epochs, batch_size, plain, teacher, label, group,
         tuple(input_shape or ()), shapes, maxpool, backend,
-        range_penalty, bound, clip, faults, balance, balance_form, fairness,
+        Extras(range_penalty, bound, clip, faults, balance, balance_form, fairness),
     )  # fmt: skip
     train(request, json)
 

@@ -167,11 +167,13 @@ def refused(found: Outcome, code: int, *words: str) -> None:
 def test_all_faults_of_a_command_come_at_once(cli: Cli, digits_onnx: Path, tmp_path: Path) -> None:
     found = cli(
         "reduce", digits_onnx, "--data", "digitz", "--budget", -1, "--budget", 769, "--method", "magic", "--method",
-        "autorep", "--kind", "cubic", "--epochs", -3, "--output", tmp_path / "out",
+        "autorep", "--kind", "cubic", "--epochs", -3, "--bound", 0, "--balance", -1, "--output",
+        tmp_path / "out",
     )  # fmt: skip
     refused(
         found, 2, "no data set is called 'digitz'", "cifar10", "no method is called 'magic'", "budget -1", "budget 769",
         "the model's 768 comparisons", "no kind 'cubic'", "--epochs is negative",
+        "range bound 0", "balancing groups, -1",
     )  # fmt: skip
     assert not (tmp_path / "out").exists()
 

@@ -79,6 +79,6 @@ def test_kernels_are_not_compiled_where_activations_are_watched() -> None:
 
 def test_all_that_is_out_of_range_is_said_at_once() -> None:
     with pytest.raises(ParameterError) as raised:
-        Extras(bound=0.0, balance=-1.0)
+        Extras(bound=0.0, balance=-1.0).check()
     assert "bound 0" in str(raised.value)
     assert "-1" in str(raised.value)
