@@ -281,8 +281,9 @@ def resize(draw):
         ),
     }
     if draw(st.booleans()):
-        # With align_corners the reference takes the size before rounding down, onnxruntime the one after.
-        smaller = [] if attrs["coordinate_transformation_mode"] == "align_corners" else [0.5]
+        # In these two the reference takes the size before rounding down, onnxruntime the one after, as we do.
+        rounded = attrs["coordinate_transformation_mode"] in ("align_corners", "pytorch_half_pixel")
+        smaller = [] if rounded else [0.5]
         scales = [1.0, 1.0, *(draw(st.sampled_from([1.0, 2.0, 3.0, *smaller])) for _ in range(2))]
         return Case([x, None, np.array(scales, np.float32)], attrs)
     return Case([x, None, None, i64([1, 2, *ints(draw, 2, 8, 2)])], attrs)
