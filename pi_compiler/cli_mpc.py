@@ -259,7 +259,7 @@ def compare(folder: Path, calibration: str | None, data: str | None, json: Path 
     if secure is not None:
         shapes = {n: p.shape for n, p in secure.program.inputs.items()}
     else:
-        shapes = {n: p.layout.shape for n, p in plain.signature.inputs.items()} if plain is not None else {}
+        shapes = plain.signature.shapes if plain is not None else {}
     with progress() as report:
         report("read", 0, 1)
         samples = arrays.read(calibration)[0] if calibration is not None else None

@@ -19,6 +19,7 @@ from pi_compiler.ir.client_ops import apply_client_ops
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Opcode, Port, Program, Signature
+from pi_compiler.ops.front import encrypted_inputs
 from pi_compiler.runtime.backend import Backend, Ciphertext, Client, get_backend, require
 from pi_compiler.runtime.executor import Prepared, Progress, execute, prepare
 from pi_compiler.runtime.flooding import Flood
@@ -141,7 +142,8 @@ class Session:
     def encrypt(self, inputs: Mapping[str, FloatArray]) -> dict[str, list[Ciphertext]]:
         """The client's first half."""
         sealed: dict[str, list[Ciphertext]] = {}
-        for name, slots in pack_inputs(self.signature, inputs).items():
+        values = encrypted_inputs(self.signature.front, inputs)
+        for name, slots in pack_inputs(self.signature, values).items():
             port = self.signature.inputs[name]
             sealed[name] = [
                 self.client.encrypt(slots[..., i, :], port.level, port.scale) for i in range(slots.shape[-2])

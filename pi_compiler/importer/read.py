@@ -86,7 +86,7 @@ def import_model(
     model, name = load.load(source)
     opset = load.opset_of(model, name)
     given = load.encoded(model, name)
-    prepared = load.prepare(model, name, input_shapes, whole=target == "mpc")
+    prepared = load.prepare(model, name, input_shapes)
     walk = Walk(prepared, maxpool, target)
     walk.run()
     graph = recognize.recognize(walk.partial() if walk.faulty else walk.graph(name))
@@ -115,7 +115,7 @@ def inspect_model(
     """
     model, name = load.load(source)
     opset = load.opset_of(model, name)
-    prepared = load.prepare(model, name, input_shapes, whole=target == "mpc")
+    prepared = load.prepare(model, name, input_shapes)
     walk = Walk(prepared, maxpool, target)
     walk.run()
     graph = recognize.recognize(walk.partial() if walk.faulty else walk.graph(name))

@@ -83,7 +83,8 @@ class Walk:
             self.values[name] = self.constant(tensor)
         for port in self.model.graph.input:
             if port.name not in weights:
-                node = Node("Input", (), self.shapes[port.name], {}, port.name)
+                whole = port.type.tensor_type.elem_type in load.WHOLE
+                node = Node("Input", (), self.shapes[port.name], {"whole": True} if whole else {}, port.name)
                 self.inputs.append(node)
                 self.values[port.name] = node
         for number, proto in enumerate(self.model.graph.node):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pi_compiler.ir.front import input_shapes
+from pi_compiler.ir.graph import Graph, Shape
 from pi_compiler.ir.layout import Layout
 
 DEFAULT_PLAINTEXT_MEMORY = 2 << 30
@@ -183,8 +185,16 @@ class Signature:
         outputs: per network output.
         client_ops: names of the operators that the client applies to each output after
             decryption, with their attributes (Softmax, ArgMax ...).
+        front: what the client computes before encryption: from the model's inputs to ``inputs``; None if these are the
+            same.
     """
 
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     client_ops: Mapping[str, tuple[tuple[str, Mapping[str, object]], ...]]
+    front: Graph | None = None
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape per input of the model, as its user gives it."""
+        return {n: p.layout.shape for n, p in self.inputs.items()} if self.front is None else input_shapes(self.front)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
 from pi_compiler.ir.graph import FloatArray, Node
-from pi_compiler.ops.joint import FAR, dot, read_add, read_layer_norm, read_matmul, read_softmax, softmax
+from pi_compiler.ops.joint import FAR, dot, read_add, read_gather, read_layer_norm, read_matmul, read_softmax, softmax
 from pi_compiler.ops.linear import affine
 from pi_compiler.ops.op import Call, Constant, Reader
 from pi_compiler.ops.shaping import gather, reshape, transpose
@@ -171,4 +171,5 @@ READERS = {
     "MatMul": Reader(read_matmul, 13),
     "Einsum": Reader(_read_einsum, 12),
     "Attention": Reader(_read_attention, 24, infinite=True),
+    "Gather": Reader(read_gather, 13),
 }

@@ -321,7 +321,10 @@ def _emit_layer_norm(node: Node, inputs: Sequence[str], out: Writer) -> str:
     return normal if bias is None else out.call("Add", [normal, out.constant(bias)], origin)
 
 
-# Dot: the product of two matrices of encrypted values. Embedding: rows of a table by encrypted number.
+# Dot: the product of two matrices of encrypted values. Embedding: rows of a table by number.
+
+_MOVES = ("Reshape", "Transpose", "Slice", "Gather", "Expand")
+_INT64 = 7  # ONNX's element type
 
 
 def _dot(node: Node, arrays: Arrays) -> FloatArray:
@@ -356,16 +359,25 @@ def _embedding(node: Node, arrays: Arrays) -> FloatArray:
     return array(node, "table")[np.rint(arrays[0]).astype(np.int64)]
 
 
-def _read_gather(call: Call) -> Node:
+def read_gather(call: Call) -> Node:
+    """Elements at constant places, or rows of a constant table at the places that the model's input names."""
     table, numbers = call.operands[:2]
     if not isinstance(numbers, Node):
         return cast(Node, shaping.READERS["Gather"].read(call))
-    values = call.weights(0)
-    if values.ndim != 2 or call.integer("axis", 0) or isinstance(table, Node) or numbers.op != "Input":
+    source = numbers
+    while source.op in _MOVES:
+        source = source.inputs[0]
+    if isinstance(table, Node) or table is None or table.ndim != 2 or call.integer("axis", 0) or source.op != "Input":
         raise UnsupportedOperator(
             "a choice of elements by an encrypted number", hint="a lookup of the model's own input in a constant table"
         )
-    return Node("Embedding", (numbers,), (*numbers.shape, values.shape[1]), {"table": values}, call.name)
+    attrs: dict[str, Attr] = {"table": call.weights(0)}
+    return Node("Embedding", (numbers,), (*numbers.shape, table.shape[1]), attrs, call.name)
+
+
+def _emit_embedding(node: Node, inputs: Sequence[str], out: Writer) -> str:
+    numbers = out.call("Cast", [inputs[0]], node.origin, to=_INT64)
+    return out.call("Gather", [out.constant(array(node, "table")), numbers], node.origin)
 
 
 OPS = (
@@ -377,7 +389,7 @@ OPS = (
     Op("InnerArgMax", "joint", _arg_max),
     Op("LayerNorm", "joint", _layer_norm, emit=_emit_layer_norm),
     Op("Dot", "joint", _dot, emit=_emit_dot),
-    Op("Embedding", "joint", _embedding),
+    Op("Embedding", "joint", _embedding, emit=_emit_embedding),
 )
 MPC_READERS = {
     "MaxPool": Reader(_read_max_pool, 22),
@@ -391,6 +403,5 @@ MPC_READERS = {
     "LessOrEqual": Reader(_read_comparison, 16),
     "Where": Reader(read_where, 16, infinite=True),
     "ArgMax": Reader(_read_arg_max, 13),
-    "Gather": Reader(_read_gather, 13),
 }
 """Readers that take precedence under MPC."""

@@ -193,6 +193,7 @@ class Compilation:
         costs: price of each instruction on this machine.
         limits: what the backend allows.
         calibration: per input name (B, *shape).
+        front: what the client computes before encryption, set by front; ``graph`` and ``calibration`` begin behind it.
         chosen: fit by layer where a budget decided, set by choose.
         frontier: the Pareto list that it chose from, thinned: levels, error, price.
         ranges: set by calibrate; extended to the replaced graph by approximate.
@@ -220,6 +221,7 @@ class Compilation:
     costs: CostTable
     limits: Limits
     calibration: Mapping[str, FloatArray]
+    front: Graph | None = None
     chosen: Mapping[str, Chosen] | None = None
     frontier: tuple[tuple[int, float, float], ...] = ()
     ranges: Ranges | None = None
