@@ -20,7 +20,7 @@ from pi_compiler.errors import ModelError, ParameterError
 from pi_compiler.ir.graph import Attr, FloatArray, Graph, IntArray, Node
 from pi_compiler.ops import OPS
 from pi_compiler.ops.elementwise import poly_operands
-from pi_compiler.ops.front import is_whole
+from pi_compiler.ops.masks import is_whole
 
 OPSET, IR_VERSION = 20, 9
 DOMAIN = "pi_compiler"

@@ -17,6 +17,7 @@ from pi_compiler.passes.forms import forms
 from pi_compiler.passes.front import front
 from pi_compiler.passes.lower import lower
 from pi_compiler.passes.mpc.encode import encode
+from pi_compiler.passes.mpc.hide import hide
 from pi_compiler.passes.mpc.protect import protect
 from pi_compiler.passes.mpc.trade import trade
 from pi_compiler.passes.recognize import recognize
@@ -43,7 +44,9 @@ CKKS: tuple[tuple[str, Pass], ...] = (
 """Graph to program. Packing is part of scheduling: which layouts are cheap depends on the ring degree."""
 
 MPC: tuple[tuple[str, Pass], ...] = (
+    ("front", front),
     ("recognize", recognize),
+    ("hide", hide),
     ("calibrate", calibrate),
     ("trade", trade),
     ("protect", protect),

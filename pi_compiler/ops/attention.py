@@ -10,6 +10,7 @@ import numpy as np
 
 from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
 from pi_compiler.ir.graph import FloatArray, Node
+from pi_compiler.ops import masks
 from pi_compiler.ops.joint import FAR, dot, read_add, read_gather, read_layer_norm, read_matmul, read_softmax, softmax
 from pi_compiler.ops.linear import affine
 from pi_compiler.ops.op import Call, Constant, Reader
@@ -164,6 +165,7 @@ def _matrix(
 
 
 READERS = {
+    **masks.READERS,
     "Add": Reader(read_add, 14, infinite=True),
     "Softmax": Reader(read_softmax, 13),
     "LayerNormalization": Reader(read_layer_norm, 17),

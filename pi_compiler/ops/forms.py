@@ -56,7 +56,10 @@ def exponential_softmax(x: Node, node: Node, shift: float) -> Node:
 def _open(x: Node, node: Node) -> Node:
     """Hidden places become zero."""
     mask = optional_array(node, "mask")
-    return x if mask is None else affine(x, mask, 0.0, node.origin)
+    x = x if mask is None else affine(x, mask, 0.0, node.origin)
+    for places in node.inputs[1:]:
+        x = multiply(x, expand(places, node.shape, f"{node.origin}/mask"), f"{node.origin}/mask")
+    return x
 
 
 def _shares(powered: Node, node: Node, eps: float) -> Node:

@@ -17,24 +17,26 @@ from pi_compiler.errors import ShapeMismatch
 from pi_compiler.ir.front import input_shapes
 from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops.evaluate import evaluate
+from pi_compiler.ops.masks import ALONG, is_whole
 from pi_compiler.ops.op import array
 
-_ALONG = frozenset({"Add", "Sub", "Mul", "Affine", "Expand", "Reshape", "Transpose", "Slice", "Gather", "LayerNorm"})
 
+def split(graph: Graph, *, lookups: bool = True) -> tuple[Graph | None, Graph]:
+    """The front and the rest, whose inputs are the front's outputs.
 
-def is_whole(node: Node) -> bool:
-    """Whether a node is an input of whole numbers."""
-    return node.op == "Input" and bool(node.attrs.get("whole", False))
+    Args:
+        graph: the network.
+        lookups: whether tables may be known to the owner of the data.
 
-
-def split(graph: Graph) -> tuple[Graph | None, Graph]:
-    """The front and the rest, whose inputs are the front's outputs; (None, graph) where there is nothing to look up."""
+    Returns:
+        (None, graph) where there is nothing to compute before encryption.
+    """
     own: set[int] = set()
     for node in graph.nodes():
-        along = node.op in _ALONG and bool(node.inputs) and all(id(i) in own for i in node.inputs)
-        if is_whole(node) or node.op == "Embedding" or along:
+        along = node.op in ALONG and bool(node.inputs) and all(id(i) in own for i in node.inputs)
+        if is_whole(node) or along or (lookups and node.op == "Embedding"):
             own.add(id(node))
-    if not own:
+    if all(n.op == "Input" for n in graph.nodes() if id(n) in own):
         return None, graph
     given = {id(n) for n in graph.inputs}
     ends = dict.fromkeys(i for n in graph.nodes() if id(n) not in own for i in n.inputs if id(i) in own | given)
@@ -44,7 +46,7 @@ def split(graph: Graph) -> tuple[Graph | None, Graph]:
     for node in ends:
         name = node.origin if node.origin not in names else f"{node.origin}/{len(names)}"
         names[name] = node
-        new[node] = Node("Input", (), node.shape, {}, name)
+        new[node] = Node("Input", (), node.shape, node.attrs if node.op == "Input" else {}, name)
     rest = replace(_without(graph, new), inputs=tuple(new.values()))
     return Graph(graph.inputs, tuple(ends), tuple(names), ((),) * len(ends), graph.name), rest
 

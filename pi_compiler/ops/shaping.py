@@ -29,7 +29,6 @@ from pi_compiler.ops.op import (
 )
 
 _FLOATS = frozenset({1, 10, 11, 16})  # ONNX element types float, float16, double, bfloat16
-_INTEGERS = frozenset({6, 7})  # int32, int64
 _LIMIT = 1 << 28  # elements of a tensor: 2 GB in float64
 
 
@@ -459,16 +458,8 @@ def _read_dropout(call: Call) -> Node:
     return call.node(0)
 
 
-def _is_number(node: Node) -> bool:
-    """Whether a node moves whole numbers of an input around."""
-    while node.op in ("Reshape", "Transpose", "Slice", "Gather", "Expand"):
-        node = node.inputs[0]
-    return node.op == "Input" and bool(node.attrs.get("whole", False))
-
-
 def _read_cast(call: Call) -> Node:
-    to = call.integer("to", 1)
-    if to not in _FLOATS and not (to in _INTEGERS and _is_number(call.node(0))):
+    if call.integer("to", 1) not in _FLOATS:
         raise UnsupportedOperator("casts encrypted values to integers or booleans", hint="remove the cast")
     return call.node(0)
 

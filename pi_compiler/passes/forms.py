@@ -84,10 +84,10 @@ def _written(graph: Graph, joint: list[Node], options: Options, samples: Mapping
         else:
             largest = max(abs(s) for s in scores[id(node)])
             change[node] = write.power_softmax(x, node, _POWER, EPS, 1.0 / max(largest, 1e-30))
-    return _rewritten(graph, change)
+    return rewritten(graph, change)
 
 
-def _rewritten(graph: Graph, change: Mapping[Node, Node]) -> Graph:
+def rewritten(graph: Graph, change: Mapping[Node, Node]) -> Graph:
     """Like ``Graph.rewrite``, for replacements of several new nodes."""
     new: dict[int, Node] = {}
 
