@@ -65,7 +65,7 @@ def stacked(compiled: CompiledModel, x: Samples) -> dict[str, FloatArray]:
     found = compiled.sample(x)
     faults = [f"input {n!r} is missing" for n in compiled.signature.inputs if n not in found]
     for name, values in found.items():
-        shape = compiled.signature.inputs[name].layout.shape
+        shape = compiled.signature.taken(name)
         if values.ndim == len(shape):
             found[name] = values = values[None]
         if values.ndim != len(shape) + 1 or values.shape[1:] != shape:

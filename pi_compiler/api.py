@@ -26,6 +26,7 @@ from pi_compiler.mpc import CompiledMpc, compile_mpc
 from pi_compiler.options import Options
 from pi_compiler.passes.calibrate import check_samples
 from pi_compiler.passes.compilation import Compilation, Limits
+from pi_compiler.passes.lookup import with_lookups
 from pi_compiler.pipelines import CKKS, Observer, run
 from pi_compiler.report.plan import plan_report
 from pi_compiler.report.precision import simulated_bits
@@ -135,12 +136,11 @@ class CompiledModel:
         given = by_name(x, list(self.signature.inputs))
         shaped: dict[str, FloatArray] = {}
         for name, values in given.items():
-            port = self.signature.inputs.get(name)
-            if port is None:
+            if name not in self.signature.inputs:
                 raise ShapeMismatch(
                     f"there is no input {name!r}", f"the model's inputs: {', '.join(self.signature.inputs)}"
                 )
-            shape = port.layout.shape
+            shape = self.signature.taken(name)
             if values.shape[-len(shape) :] != shape and shape[0] == 1 and values.shape[-len(shape) + 1 :] == shape[1:]:
                 values = values.reshape(*values.shape[: values.ndim - len(shape) + 1], *shape)
             shaped[name] = values
@@ -333,7 +333,7 @@ def finish(c: Compilation, models: dict[str, bytes]) -> CompiledModel:
     params = Compilation.require(c.params, "finish", "schedule")
     signature = Compilation.require(c.signature, "finish", "lower")
     replaced = Compilation.require(c.replaced, "finish", "approximate")
-    models = {**models, "polynomial.onnx": export(replaced, None).SerializeToString()}
+    models = {**models, "polynomial.onnx": export(with_lookups(replaced, c.lookups), None).SerializeToString()}
     return CompiledModel(program, params, signature, plan_report(c), models)
 
 

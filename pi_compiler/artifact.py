@@ -24,6 +24,7 @@ import pi_compiler
 from pi_compiler import files
 from pi_compiler.errors import ArtifactError, ParameterError
 from pi_compiler.ir.layout import Layout
+from pi_compiler.ir.lookups import Lookup
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import Port, Program, Signature
 
@@ -107,6 +108,8 @@ def _write(artifact: Artifact, folder: Path) -> None:
     ports |= {f"output/{n}": q for n, q in artifact.signature.outputs.items()}
     for number, port in enumerate(ports.values()):
         arrays[f"layout_{number}"] = port.layout.index
+    for name, found in artifact.signature.lookups.items():
+        arrays[f"lookup/{name}"] = found.table
     table = []
     with (folder / "constants.bin").open("wb") as f:
         offset = 0
@@ -130,6 +133,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
         },
         "ports": [_port(name, number, port) for number, (name, port) in enumerate(ports.items())],
         "client_ops": {n: [[op, dict(attrs)] for op, attrs in ops] for n, ops in artifact.signature.client_ops.items()},
+        "lookups": {n: found.shape for n, found in artifact.signature.lookups.items()},
         "inputs": p.inputs,
         "outputs": p.outputs,
         "origins": p.origins,
@@ -265,7 +269,7 @@ def _read(folder: Path, m: dict[str, object]) -> Artifact:
     ports: dict[str, Port] = {}
     for raw_port in _sequence(m["ports"]):
         q = _mapping(raw_port)
-        shape = tuple(int(str(d)) for d in _sequence(q["shape"]))
+        shape = _shape(q["shape"])
         layout = Layout(
             shape, int(str(q["slots"])), arrays[f"layout_{q['layout']}"], bool(q["zero"]), str(q["layout_name"])
         )
@@ -278,6 +282,7 @@ def _read(folder: Path, m: dict[str, object]) -> Artifact:
         {n.removeprefix("input/"): q for n, q in ports.items() if n.startswith("input/")},
         {n.removeprefix("output/"): q for n, q in ports.items() if n.startswith("output/")},
         client_ops,
+        {n: Lookup(arrays[f"lookup/{n}"], _shape(shape)) for n, shape in _mapping(m.get("lookups", {})).items()},
     )
     names = _mapping(m["files"])
     models = {n: (folder / n).read_bytes() for n in names if n.endswith(".onnx")}
@@ -294,6 +299,10 @@ def _constants(path: Path, table: NDArray[np.int64]) -> tuple[NDArray[np.float64
         data = raw[offset : offset + size * width]
         found.append(data.view(np.float64) if width == 8 else data.view(np.float32))
     return tuple(found)
+
+
+def _shape(value: object) -> tuple[int, ...]:
+    return tuple(int(str(d)) for d in _sequence(value))
 
 
 def _mapping(value: object) -> dict[str, object]:

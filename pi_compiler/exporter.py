@@ -88,7 +88,14 @@ class _Writer:
                 result = OPS[node.op].emit(node, [self.names[id(i)] for i in node.inputs], self)
                 self.names[id(node)] = self.renamed(result, last.get(id(node)), before)
         outputs = [self.output(node, name, ops) for node, name, ops in self.ends()]
-        inputs = [helper.make_tensor_value_info(n.origin, TensorProto.FLOAT, n.shape) for n in self.graph.inputs]
+        others = {id(i) for n in self.graph.nodes() for i in n.inputs if n.op != "Embedding"}
+        looked_up = {id(i) for n in self.graph.nodes() for i in n.inputs if n.op == "Embedding"} - others
+        inputs = [
+            helper.make_tensor_value_info(
+                n.origin, TensorProto.INT64 if id(n) in looked_up else TensorProto.FLOAT, n.shape
+            )
+            for n in self.graph.inputs
+        ]
         body = helper.make_graph(self.nodes, self.graph.name, inputs, outputs, self.constants)
         imports = [helper.make_opsetid("", OPSET)]
         imports += [helper.make_opsetid(DOMAIN, 1)] * bool(self.functions)

@@ -14,6 +14,7 @@ from pi_compiler.passes.commute import commute
 from pi_compiler.passes.compilation import Compilation
 from pi_compiler.passes.fold import fold
 from pi_compiler.passes.forms import forms
+from pi_compiler.passes.lookup import lookup
 from pi_compiler.passes.lower import lower
 from pi_compiler.passes.mpc.encode import encode
 from pi_compiler.passes.mpc.protect import protect
@@ -28,6 +29,7 @@ Observer: TypeAlias = Callable[[str, Compilation, float], None]
 _log = logging.getLogger(__name__)
 
 CKKS: tuple[tuple[str, Pass], ...] = (
+    ("lookup", lookup),
     ("recognize", recognize),
     ("forms", forms),
     ("commute", commute),

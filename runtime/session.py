@@ -51,10 +51,10 @@ class Result:
 
 
 def pack_inputs(signature: Signature, inputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-    """Slot vectors (..., ciphertexts, period) of every input; what the client encrypts.
+    """Slot vectors (..., ciphertexts, period) of every input, looked up where it is numbers; what the client encrypts.
 
     Raises:
-        ShapeMismatch: an input is missing, unknown, has the wrong shape, or is not finite.
+        ShapeMismatch: an input is missing, unknown, has the wrong shape, is not finite, or no number of a table's row.
     """
     faults = [f"input {n!r} is missing" for n in signature.inputs if n not in inputs]
     faults += [f"there is no input {n!r}" for n in inputs if n not in signature.inputs]
@@ -62,7 +62,7 @@ def pack_inputs(signature: Signature, inputs: Mapping[str, FloatArray]) -> dict[
     for name, port in signature.inputs.items():
         if name not in inputs:
             continue
-        x, shape = np.asarray(inputs[name]), port.layout.shape
+        x, shape = np.asarray(inputs[name]), signature.taken(name)
         if x.dtype.kind not in "fiub":
             faults.append(f"input {name!r} has type {x.dtype}, needed are real numbers")
         elif x.shape[-len(shape) :] != shape:
@@ -70,6 +70,8 @@ def pack_inputs(signature: Signature, inputs: Mapping[str, FloatArray]) -> dict[
         elif not np.isfinite(x).all():
             faults.append(f"input {name!r} has values that are not finite")
         else:
+            found = signature.lookups.get(name)
+            x = x if found is None else found.of(x, name)
             packed[name] = port.layout.pack(x.astype(np.float64) / port.gain)
     if faults:
         raise ShapeMismatch("the input does not fit the model", *faults)

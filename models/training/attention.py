@@ -21,7 +21,7 @@ from pi_compiler.ir.graph import Attr, Node
 from pi_compiler.models.training.operations import tensor
 from pi_compiler.models.training.steps import Norm, Step, horner, numbers
 from pi_compiler.ops import forms
-from pi_compiler.ops.joint import centers
+from pi_compiler.ops.joint import LOOKED_UP, centers
 from pi_compiler.ops.linear import affine
 from pi_compiler.ops.op import array, integer, number, optional_array
 
@@ -50,8 +50,8 @@ class Form(nn.Module):
     divisor: torch.Tensor | None = None
     mask: torch.Tensor | None
 
-    def write(self, x: Node, node: Node) -> Node:
-        """What it computes in evaluation mode, as nodes on x."""
+    def write(self, x: Node, node: Node, open_: Node | None = None) -> Node:
+        """What it computes in evaluation mode, as nodes on x, and on what is 1 at open places."""
         raise InternalError(f"{type(self).__name__} cannot be written")
 
 
@@ -71,19 +71,19 @@ class _Replaceable(Step):
         self.form = None
         self.seen: torch.Tensor | None = None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
         self.seen = x if torch.is_grad_enabled() else None
-        y: torch.Tensor = self.original(x) if self.form is None else self.form(x)
+        y: torch.Tensor = self.original(x, *open_) if self.form is None else self.form(x, *open_)
         return y
 
-    def original(self, x: torch.Tensor) -> torch.Tensor:
+    def original(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
         """The operator of the node."""
         raise InternalError(f"{type(self).__name__} has no meaning of its own")
 
     def write(self, inputs: tuple[Node, ...]) -> Node:
         if self.form is None:
             return super().write(inputs)
-        return self.form.write(inputs[0], self.node)
+        return self.form.write(inputs[0], self.node, *inputs[1:])
 
 
 class Softmax(_Replaceable):
@@ -94,9 +94,12 @@ class Softmax(_Replaceable):
         mask = optional_array(node, "mask")
         self.register_buffer("mask", None if mask is None else tensor(mask), persistent=False)
 
-    def original(self, x: torch.Tensor) -> torch.Tensor:
+    def original(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
         mask = self.mask
         scores = x if mask is None else x.masked_fill(mask == 0.0, -torch.inf)
+        for places in open_:
+            # Not minus infinity: a row may have no open place at all.
+            scores = scores + LOOKED_UP * (1.0 - places)
         return scores.softmax(integer(self.node, "axis") + 1)
 
 
@@ -115,7 +118,7 @@ class Normalization(_Replaceable):
         self.bias = nn.Parameter(tensor(np.zeros(self.shape) if bias is None else bias).reshape(-1))
         self.variance: torch.Tensor | None = None
 
-    def original(self, x: torch.Tensor) -> torch.Tensor:
+    def original(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
         axes = list(range(integer(self.node, "axis") + 1, x.dim()))
         rest = x - x.mean(axes, keepdim=True) if centers(self.node) else x
         variance = rest.square().mean(axes, keepdim=True) + number(self.node, "epsilon")
@@ -149,17 +152,16 @@ class PowerWeights(Form):
         mask = optional_array(node, "mask")
         self.register_buffer("mask", None if mask is None else tensor(mask), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.mask is not None:
-            x = x * self.mask
+    def forward(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
+        x = _opened(x, self.mask, open_)
         largest = x.detach().abs().amax(self.axis, keepdim=True) + _DELTA
         powered = (x / largest) ** self.power
         divisor = powered.mean(self.axis, keepdim=True) + self.eps / largest**self.power
         self.divisor = divisor * largest**self.power if torch.is_grad_enabled() else None
         return powered / (divisor * x.shape[self.axis])
 
-    def write(self, x: Node, node: Node) -> Node:
-        return forms.power_softmax(x, node, self.power, self.eps)
+    def write(self, x: Node, node: Node, open_: Node | None = None) -> Node:
+        return forms.power_softmax(x, node, self.power, self.eps, open_=open_)
 
 
 class TwoQuad(Form):
@@ -177,15 +179,14 @@ class TwoQuad(Form):
         mask = optional_array(node, "mask")
         self.register_buffer("mask", None if mask is None else tensor(mask), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        squares = (x + self.shift).square()
-        squares = squares if self.mask is None else squares * self.mask
+    def forward(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
+        squares = _opened((x + self.shift).square(), self.mask, open_)
         total = squares.mean(self.axis, keepdim=True)
         self.divisor = total if torch.is_grad_enabled() else None
         return squares / (total * x.shape[self.axis])
 
-    def write(self, x: Node, node: Node) -> Node:
-        return forms.two_quad(x, node, float(self.shift.detach()))
+    def write(self, x: Node, node: Node, open_: Node | None = None) -> Node:
+        return forms.two_quad(x, node, float(self.shift.detach()), open_=open_)
 
 
 class QuadraticWeights(Form):
@@ -203,13 +204,19 @@ class QuadraticWeights(Form):
         mask = optional_array(node, "mask")
         self.register_buffer("mask", None if mask is None else tensor(mask), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = horner(self.coef, x) / x.shape[self.axis]
-        return y if self.mask is None else y * self.mask
+    def forward(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
+        return _opened(horner(self.coef, x) / x.shape[self.axis], self.mask, open_)
 
-    def write(self, x: Node, node: Node) -> Node:
+    def write(self, x: Node, node: Node, open_: Node | None = None) -> Node:
         coef = numbers(self.coef) / x.shape[self.axis - 1]
-        return forms.quadratic_weights(x, node, coef)
+        return forms.quadratic_weights(x, node, coef, open_)
+
+
+def _opened(x: torch.Tensor, mask: torch.Tensor | None, open_: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Zero at hidden places."""
+    for places in open_ if mask is None else (mask, *open_):
+        x = x * places
+    return x
 
 
 class BatchStatistics(Form):
@@ -232,7 +239,7 @@ class BatchStatistics(Form):
         y: torch.Tensor = self.norm(x.reshape(-1, self.norm.num_features))
         return y.reshape(x.shape)
 
-    def write(self, x: Node, node: Node) -> Node:
+    def write(self, x: Node, node: Node, open_: Node | None = None) -> Node:
         mean, variance = self.norm.running_mean, self.norm.running_var
         if mean is None or variance is None:
             raise InternalError("a BatchNorm without running statistics cannot be written")
@@ -256,7 +263,7 @@ class Scaling(Form):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.scale.view(self.shape) + self.bias.view(self.shape)
 
-    def write(self, x: Node, node: Node) -> Node:
+    def write(self, x: Node, node: Node, open_: Node | None = None) -> Node:
         return affine(x, numbers(self.scale).reshape(self.shape), numbers(self.bias).reshape(self.shape), node.origin)
 
 

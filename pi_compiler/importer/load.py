@@ -219,8 +219,6 @@ def prepare(
     model: onnx.ModelProto,
     name: str,
     input_shapes: Mapping[str, Sequence[int]] | None,
-    *,
-    whole: bool = False,
 ) -> onnx.ModelProto:
     """A checked model with static shapes, functions inlined and constants folded.
 
@@ -229,10 +227,9 @@ def prepare(
         name: for messages.
         input_shapes: shapes for inputs, needed where the model leaves dimensions other than the
             first open.
-        whole: inputs may hold integers (numbers of classes to look up).
 
     Raises:
-        ModelError: it is malformed, or its inputs have open dimensions or are not float tensors.
+        ModelError: it is malformed, or its inputs have open dimensions or are no tensors of numbers.
     """
     opset = opset_of(model, name)
     strange = bool(unknown_operators(model, opset))
@@ -246,7 +243,7 @@ def prepare(
     if model.graph.sparse_initializer:
         names = ", ".join(repr(s.values.name) for s in model.graph.sparse_initializer)
         raise ModelError(f"{name} has sparse initializers: {names}", hint="store them as ordinary tensors")
-    fix_inputs(model, name, input_shapes, whole=whole)
+    fix_inputs(model, name, input_shapes)
     if opset < 7 and any(n.op_type == "PRelu" for n in model.graph.node):
         # Up to opset 6 its slopes follow the channels, and the upgrade does not say so.
         raise ModelError(f"{name} has PRelu of operator set {opset}", hint="export it with opset 17")
@@ -276,13 +273,11 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx_ir.to_proto(ir)
 
 
-def fix_inputs(
-    model: onnx.ModelProto, name: str, input_shapes: Mapping[str, Sequence[int]] | None, *, whole: bool = False
-) -> None:
+def fix_inputs(model: onnx.ModelProto, name: str, input_shapes: Mapping[str, Sequence[int]] | None) -> None:
     """Gives every input a static shape and forgets the shapes that followed from the old ones.
 
     Raises:
-        ModelError: listing every input that is no float tensor, has open dimensions, or a given
+        ModelError: listing every input that is no tensor of numbers, has open dimensions, or a given
             shape that does not fit.
     """
     wanted = {k: tuple(int(n) for n in v) for k, v in (input_shapes or {}).items()}
@@ -292,7 +287,7 @@ def fix_inputs(
     if not inputs:
         faults.append("it has no input")
     for port in inputs:
-        faults.extend(_fix_input(port, wanted.get(port.name), _FLOATS | _WHOLE if whole else _FLOATS))
+        faults.extend(_fix_input(port, wanted.get(port.name)))
     if faults:
         known = ", ".join(f"{i.name}: {describe(i)}" for i in inputs)
         raise ModelError(
@@ -306,13 +301,13 @@ def fix_inputs(
         output.type.tensor_type.ClearField("shape")
 
 
-def _fix_input(port: onnx.ValueInfoProto, wanted: Shape | None, kinds: frozenset[int]) -> Iterator[str]:
+def _fix_input(port: onnx.ValueInfoProto, wanted: Shape | None) -> Iterator[str]:
     kind = port.type.WhichOneof("value")
     if kind != "tensor_type":
         yield f"input {port.name!r} is no tensor"
         return
     tensor = port.type.tensor_type
-    if tensor.elem_type not in kinds:
+    if tensor.elem_type not in _FLOATS | _WHOLE:
         yield f"input {port.name!r} holds {type_name(tensor.elem_type)}, needed are floats"
         return
     declared = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
@@ -342,6 +337,12 @@ def type_name(elem_type: int) -> str:
     """An element type's name."""
     known = onnx.TensorProto.DataType.values()
     return str(onnx.TensorProto.DataType.Name(elem_type)).lower() if elem_type in known else f"type {elem_type}"
+
+
+def whole_inputs(model: onnx.ModelProto) -> dict[str, str]:
+    """Inputs that hold integers, and which kind of them: numbers that something is looked up by."""
+    ports = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
+    return {name: type_name(kind) for name, kind in ports.items() if kind in _WHOLE}
 
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, Shape]:

@@ -86,11 +86,12 @@ def import_model(
     model, name = load.load(source)
     opset = load.opset_of(model, name)
     given = load.encoded(model, name)
-    prepared = load.prepare(model, name, input_shapes, whole=target == "mpc")
+    prepared = load.prepare(model, name, input_shapes)
     walk = Walk(prepared, maxpool, target)
     walk.run()
     graph = recognize.recognize(walk.partial() if walk.faulty else walk.graph(name))
     walk.leave(graph)
+    walk.check_whole(graph)
     walk.refuse(name)
     return Imported(graph, tuple(walk.notes), opset, given)
 
@@ -115,11 +116,12 @@ def inspect_model(
     """
     model, name = load.load(source)
     opset = load.opset_of(model, name)
-    prepared = load.prepare(model, name, input_shapes, whole=target == "mpc")
+    prepared = load.prepare(model, name, input_shapes)
     walk = Walk(prepared, maxpool, target)
     walk.run()
     graph = recognize.recognize(walk.partial() if walk.faulty else walk.graph(name))
     walk.leave(graph)
+    walk.check_whole(graph)
     walk.refuse(name, unsupported=False)
     found = [n for n in graph.nodes() if n.op in OPS and OPS[n.op].kind != "linear"]
     shapes = load.shapes_of(prepared)

@@ -244,6 +244,20 @@ class Walk:
         """Adds what recognition left over."""
         self.unsupported.extend(Unsupported(*left) for left in recognize.unrecognized(graph))
 
+    def check_whole(self, graph: Graph) -> None:
+        """Under CKKS the client looks up what integers stand for; nothing else can be done with them."""
+        if self.faulty or self.target == "mpc":
+            return
+        whole = load.whole_inputs(self.model)
+        for node in graph.nodes():
+            for operand in node.inputs:
+                kind = whole.pop(operand.origin, None) if operand.op == "Input" and node.op != "Embedding" else None
+                if kind is not None:
+                    self.malformed.append(
+                        f"input {operand.origin!r} holds {kind} and is read by {node.op} {node.origin!r}; "
+                        "needed are floats, or a lookup (Gather) as the only reader"
+                    )
+
     def refuse(self, name: str, *, unsupported: bool = True) -> None:
         """Raises what was collected, everything of one kind in one message."""
         if self.not_finite:

@@ -1,4 +1,4 @@
-"""Functions of several elements at once: maxima, softmax, layer normalization, lookups, products of matrices.
+"""Functions of several elements at once: maxima, softmax, layer normalization, products of matrices.
 
 Only protocols that compare have all of them (MPC). Under CKKS the importer reads softmax, layer normalization and
 products of matrices, and ``passes/forms.py`` writes the first two as sums and products. The meaning is exact until
@@ -15,7 +15,7 @@ import numpy as np
 
 from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
 from pi_compiler.ir.graph import Attr, FloatArray, IntArray, Node, Shape
-from pi_compiler.ops import elementwise, linear, shaping
+from pi_compiler.ops import elementwise, linear
 from pi_compiler.ops.convolution import Windows
 from pi_compiler.ops.linear import affine, alike
 from pi_compiler.ops.op import (
@@ -37,6 +37,8 @@ from pi_compiler.ops.shaping import checked, expand
 
 HIDDEN, FAR = -1e3, -1e9
 """A score below the first, added by a constant, hides its place from a softmax; the second is what is written."""
+LOOKED_UP = -30.0
+"""What is written where a second operand hides: an MPC protocol computes with it."""
 
 
 class _Function(Protocol):
@@ -182,7 +184,8 @@ def read_add(call: Call) -> Node:
     )
 
 
-# InnerSoftmax: axis, mask (0 hides) or none; method and fits once they are chosen. InnerArgMax: axis.
+# InnerSoftmax: axis, mask (0 hides) or none; method and fits once they are chosen. A second operand is 1 at open
+# places and 0 at hidden ones. InnerArgMax: axis.
 
 
 def visible(node: Node) -> IntArray | None:
@@ -218,7 +221,10 @@ def softmax_weights(node: Node, x: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _softmax(node: Node, arrays: Arrays) -> FloatArray:
-    weights, total = softmax_weights(node, arrays[0])
+    scores = arrays[0]
+    if len(arrays) > 1:
+        scores = np.where(arrays[1] > 0.5, scores, scores.min() + FAR)
+    weights, total = softmax_weights(node, scores)
     return weights * _given(node, "inverse", lambda v: 1.0 / v)(total)
 
 
@@ -253,6 +259,10 @@ def _emit_softmax(node: Node, inputs: Sequence[str], out: Writer) -> str:
     scores = inputs[0]
     if (mask := optional_array(node, "mask")) is not None:
         scores = out.call("Add", [scores, out.constant(np.where(mask > 0.0, 0.0, FAR))], node.origin)
+    if len(inputs) > 1:
+        far = out.call("Mul", [inputs[1], out.constant(np.array(-LOOKED_UP))], node.origin)
+        far = out.call("Add", [far, out.constant(np.array(LOOKED_UP))], node.origin)
+        scores = out.call("Add", [scores, far], node.origin)
     return out.call("Softmax", [scores], node.origin, axis=integer(node, "axis"))
 
 
@@ -321,7 +331,7 @@ def _emit_layer_norm(node: Node, inputs: Sequence[str], out: Writer) -> str:
     return normal if bias is None else out.call("Add", [normal, out.constant(bias)], origin)
 
 
-# Dot: the product of two matrices of encrypted values. Embedding: rows of a table by encrypted number.
+# Dot: the product of two matrices of encrypted values.
 
 
 def _dot(node: Node, arrays: Arrays) -> FloatArray:
@@ -352,22 +362,6 @@ def _emit_dot(node: Node, inputs: Sequence[str], out: Writer) -> str:
     return out.call("MatMul", inputs, node.origin)
 
 
-def _embedding(node: Node, arrays: Arrays) -> FloatArray:
-    return array(node, "table")[np.rint(arrays[0]).astype(np.int64)]
-
-
-def _read_gather(call: Call) -> Node:
-    table, numbers = call.operands[:2]
-    if not isinstance(numbers, Node):
-        return cast(Node, shaping.READERS["Gather"].read(call))
-    values = call.weights(0)
-    if values.ndim != 2 or call.integer("axis", 0) or isinstance(table, Node) or numbers.op != "Input":
-        raise UnsupportedOperator(
-            "a choice of elements by an encrypted number", hint="a lookup of the model's own input in a constant table"
-        )
-    return Node("Embedding", (numbers,), (*numbers.shape, values.shape[1]), {"table": values}, call.name)
-
-
 OPS = (
     Op("MaxPool", "joint", _max_pool),
     Op("ReduceMax", "joint", _reduce_max),
@@ -377,7 +371,6 @@ OPS = (
     Op("InnerArgMax", "joint", _arg_max),
     Op("LayerNorm", "joint", _layer_norm, emit=_emit_layer_norm),
     Op("Dot", "joint", _dot, emit=_emit_dot),
-    Op("Embedding", "joint", _embedding),
 )
 MPC_READERS = {
     "MaxPool": Reader(_read_max_pool, 22),
@@ -391,6 +384,5 @@ MPC_READERS = {
     "LessOrEqual": Reader(_read_comparison, 16),
     "Where": Reader(read_where, 16, infinite=True),
     "ArgMax": Reader(_read_arg_max, 13),
-    "Gather": Reader(_read_gather, 13),
 }
 """Readers that take precedence under MPC."""
