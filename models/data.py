@@ -13,10 +13,12 @@ final figures only. No split depends on a random generator:
 - ``cifar10-lossless`` (exact pixels of the first 4,000 training and the first 100 test images): the
   last 1,000 training images validate.
 - ``adult`` (UCI Adult, 32,561 rows, groups by sex), ``adult-race``, ``adult-age``: as digits.
+- ``sentiment`` (UCI's 3 x 1,000 labeled sentences): within each file and class as digits.
 
 ``cifar10`` is the first of its three forms that this machine has. Images are float32 in [0, 1], sample
 first, then channel, row, column: digits are divided by 16, 8-bit pixels by 255. Whatever else a network
-wants (mean, standard deviation) is part of the network. Tables: see ``pi_compiler.models.tables``.
+wants (mean, standard deviation) is part of the network. Tables: see ``pi_compiler.models.tables``; sentences:
+``pi_compiler.models.sentences``.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from typing import Final
 import numpy as np
 
 from pi_compiler.errors import CalibrationError, ParameterError
-from pi_compiler.models import cifar, tables
+from pi_compiler.models import cifar, sentences, tables
 from pi_compiler.models.dataset import SPLITS, Dataset, Part, scaled, turns
 from pi_compiler.models.mnist import FASHION_MNIST, MNIST, mnist
 from pi_compiler.models.numpy_files import faults_of_group, faults_of_x, faults_of_y, read_arrays
@@ -85,7 +87,8 @@ def load(name: str, split: str) -> Dataset:
     """One split of a known data set.
 
     Shapes: digits (n, 1, 8, 8); mnist and fashion_mnist (n, 1, 28, 28); cifar10 in all forms
-    (n, 3, 32, 32), channels red, green, blue; adult (n, columns). Images are float32 in [0, 1].
+    (n, 3, 32, 32), channels red, green, blue; adult (n, columns); sentiment (n, 32), numbers of words. Images are
+    float32 in [0, 1].
 
     Args:
         name: one of ``DATASETS`` or ``ALIASES``.
@@ -254,6 +257,7 @@ DATASETS: Final[Mapping[str, KnownData]] = MappingProxyType(
         "adult": KnownData("UCI Adult", (tables.ADULT,), partial(tables.adult, group="sex")),
         "adult-race": KnownData("UCI Adult", (tables.ADULT,), partial(tables.adult, group="race")),
         "adult-age": KnownData("UCI Adult", (tables.ADULT,), partial(tables.adult, group="age")),
+        "sentiment": KnownData("UCI sentiment sentences", sentences.SENTENCES, sentences.sentences),
     }
 )
 """The known data sets by name."""

@@ -9,6 +9,7 @@ ReLU attention, Wortsman et al., 2023, and Zimerman et al., 2023). Normalization
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -37,7 +38,7 @@ __all__ = [
     "TwoQuad",
 ]
 
-_DELTA = 1e-6
+_DELTA, _FAR = 1e-6, -1e9
 
 
 class Form(nn.Module):
@@ -51,7 +52,7 @@ class Form(nn.Module):
     mask: torch.Tensor | None
 
     def write(self, x: Node, node: Node) -> Node:
-        """What it computes in evaluation mode, as nodes on x."""
+        """What it computes in evaluation mode, as nodes on x; a second operand of the node is 1 at open places."""
         raise InternalError(f"{type(self).__name__} cannot be written")
 
 
@@ -71,19 +72,19 @@ class _Replaceable(Step):
         self.form = None
         self.seen: torch.Tensor | None = None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
         self.seen = x if torch.is_grad_enabled() else None
-        y: torch.Tensor = self.original(x) if self.form is None else self.form(x)
+        y: torch.Tensor = self.original(x, *open_) if self.form is None else self.form(x, *open_)
         return y
 
-    def original(self, x: torch.Tensor) -> torch.Tensor:
+    def original(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
         """The operator of the node."""
         raise InternalError(f"{type(self).__name__} has no meaning of its own")
 
     def write(self, inputs: tuple[Node, ...]) -> Node:
         if self.form is None:
             return super().write(inputs)
-        return self.form.write(inputs[0], self.node)
+        return self.form.write(inputs[0], replace(self.node, inputs=inputs))
 
 
 class Softmax(_Replaceable):
@@ -94,9 +95,12 @@ class Softmax(_Replaceable):
         mask = optional_array(node, "mask")
         self.register_buffer("mask", None if mask is None else tensor(mask), persistent=False)
 
-    def original(self, x: torch.Tensor) -> torch.Tensor:
+    def original(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
         mask = self.mask
         scores = x if mask is None else x.masked_fill(mask == 0.0, -torch.inf)
+        for places in open_:
+            # Not minus infinity: a row may have no open place at all.
+            scores = scores.masked_fill(_aligned(places, scores) < 0.5, _FAR)
         return scores.softmax(integer(self.node, "axis") + 1)
 
 
@@ -115,7 +119,7 @@ class Normalization(_Replaceable):
         self.bias = nn.Parameter(tensor(np.zeros(self.shape) if bias is None else bias).reshape(-1))
         self.variance: torch.Tensor | None = None
 
-    def original(self, x: torch.Tensor) -> torch.Tensor:
+    def original(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
         axes = list(range(integer(self.node, "axis") + 1, x.dim()))
         rest = x - x.mean(axes, keepdim=True) if centers(self.node) else x
         variance = rest.square().mean(axes, keepdim=True) + number(self.node, "epsilon")
@@ -149,9 +153,8 @@ class PowerWeights(Form):
         mask = optional_array(node, "mask")
         self.register_buffer("mask", None if mask is None else tensor(mask), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.mask is not None:
-            x = x * self.mask
+    def forward(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
+        x = _opened(x, self.mask, open_)
         largest = x.detach().abs().amax(self.axis, keepdim=True) + _DELTA
         powered = (x / largest) ** self.power
         divisor = powered.mean(self.axis, keepdim=True) + self.eps / largest**self.power
@@ -177,9 +180,8 @@ class TwoQuad(Form):
         mask = optional_array(node, "mask")
         self.register_buffer("mask", None if mask is None else tensor(mask), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        squares = (x + self.shift).square()
-        squares = squares if self.mask is None else squares * self.mask
+    def forward(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
+        squares = _opened((x + self.shift).square(), self.mask, open_)
         total = squares.mean(self.axis, keepdim=True)
         self.divisor = total if torch.is_grad_enabled() else None
         return squares / (total * x.shape[self.axis])
@@ -203,13 +205,25 @@ class QuadraticWeights(Form):
         mask = optional_array(node, "mask")
         self.register_buffer("mask", None if mask is None else tensor(mask), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = horner(self.coef, x) / x.shape[self.axis]
-        return y if self.mask is None else y * self.mask
+    def forward(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
+        return _opened(horner(self.coef, x) / x.shape[self.axis], self.mask, open_)
 
     def write(self, x: Node, node: Node) -> Node:
         coef = numbers(self.coef) / x.shape[self.axis - 1]
         return forms.quadratic_weights(x, node, coef)
+
+
+def _opened(x: torch.Tensor, mask: torch.Tensor | None, open_: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Zero at hidden places."""
+    x = x if mask is None else x * mask
+    for places in open_:
+        x = x * _aligned(places, x)
+    return x
+
+
+def _aligned(places: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Places (n, ...) with as many axes as x, the new ones behind the samples."""
+    return places.reshape(len(places), *(1,) * (x.dim() - places.dim()), *places.shape[1:])
 
 
 class BatchStatistics(Form):

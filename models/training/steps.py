@@ -210,6 +210,21 @@ class _Affine(Step):
         }
 
 
+class Lookup(Step):
+    """Rows of a table by number. A table of two values tells what is padding and is not trained."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        table = array(node, "table")
+        self.table = nn.Parameter(tensor(table), requires_grad=len(np.unique(table)) > 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.embedding(x.round().long(), self.table)
+
+    def attrs(self) -> Mapping[str, Attr]:
+        return {"table": numbers(self.table)}
+
+
 class Polynomial(Step):
     """A polynomial activation that the model came with; its coefficients are trained."""
 
@@ -318,6 +333,8 @@ def step_of(node: Node) -> Step:
         return _Affine(node)
     if node.op == "Poly":
         return Polynomial(node)
+    if node.op == "Embedding":
+        return Lookup(node)
     if node.op in FUNCTIONS:
         return Activation(node)
     if node.op in OPERATIONS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
@@ -31,14 +32,19 @@ from pi_compiler.models.training.attention import (
     TwoQuad,
 )
 from pi_compiler.models.training.engine import Epoch, Hooks, Settings, fit
+from pi_compiler.models.training.entropy import Entropy
 from pi_compiler.models.training.graph_module import GraphModule
+from pi_compiler.models.training.imitation import Imitation
 from pi_compiler.models.training.ranges import Pillar
 from pi_compiler.models.training.steps import Activation, Replacement, horner, numbers
 from pi_compiler.ops.op import same
 
-__all__ = ["ATTENTION", "NORMS", "Bands", "FittedPolynomial", "Kind", "Plan", "Stage", "exchange"]
+__all__ = ["ACTIVATIONS", "ATTENTION", "NORMS", "Bands", "FittedPolynomial", "Kind", "Plan", "Stage", "exchange"]
 
 Kind: TypeAlias = Literal["attention", "norms", "activations"]
+ACTIVATIONS: Final = ("polynomial", "relu", "none")
+"""What takes an activation's place: a polynomial, what compares only, or nothing."""
+_PARTS = frozenset({"Reciprocal", "InverseSqrt", "Sqrt", "Exp", "Square", "Pow"})
 
 ATTENTION: Final[Mapping[str, Callable[[Node], Form | None]]] = MappingProxyType(
     {
@@ -86,6 +92,29 @@ class FittedPolynomial(Replacement):
     def write(self, x: Node, origin: str) -> Node:
         domain = np.array([float(self.low), float(self.high)])
         return same(x, "Poly", origin, basis="power", coef=numbers(self.coef), domain=domain)
+
+
+class Rectifier(Replacement):
+    """ReLU for a smoother activation: one comparison for each element, and no exponential (ReLU's Revival, 2024)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu()
+
+    def write(self, x: Node, origin: str) -> Node:
+        return same(x, "Relu", origin)
+
+    def comparisons(self, size: int) -> int:
+        return size
+
+
+class Nothing(Replacement):
+    """No activation: the layers around it become one linear map (Softmax-only networks, AERO, 2024)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def write(self, x: Node, origin: str) -> Node:
+        return x
 
 
 class Bands(Hooks):
@@ -136,10 +165,14 @@ class Plan:
         attention: a key of ``ATTENTION``.
         norms: a key of ``NORMS``.
         degree: of the polynomials in place of activations; 0 keeps the activations.
+        activations: one of ``ACTIVATIONS``.
         order: the kinds, first exchanged first.
         settings: of the training after each exchange; its ``distill`` weighs the original's answers.
         bands: the range penalties.
         bound: inputs of polynomials beyond it are penalized (``ranges.Pillar``).
+        imitate_attention: weight of the distance to the original's weights of attention (``Imitation``).
+        imitate_hidden: weight of the distance to its hidden states.
+        entropy: weight of the term that keeps heads from collapsing (``Entropy``); 0 for none.
     """
 
     settings: Settings
@@ -149,6 +182,10 @@ class Plan:
     order: tuple[Kind, ...] = ("attention", "norms", "activations")
     bands: Bands = field(default_factory=Bands)
     bound: float = 5.0
+    activations: str = "polynomial"
+    imitate_attention: float = 0.0
+    imitate_hidden: float = 0.0
+    entropy: float = 0.0
 
     def __post_init__(self) -> None:
         faults = []
@@ -158,8 +195,30 @@ class Plan:
             faults.append(f"norms {self.norms!r}, known: {', '.join(NORMS)}")
         if not (self.degree == 0 or 2 <= self.degree <= 7):
             faults.append(f"degree {self.degree} must be 0 or from 2 to 7")
+        if self.activations not in ACTIVATIONS:
+            faults.append(f"activations {self.activations!r}, known: {', '.join(ACTIVATIONS)}")
+        for name in ("imitate_attention", "imitate_hidden", "entropy"):
+            if not getattr(self, name) >= 0.0:
+                faults.append(f"{name} {getattr(self, name):g} must not be negative")
         if faults:
             raise ParameterError("the plan for a transformer cannot be followed", *faults)
+
+    def hooks(self, module: GraphModule, teacher: nn.Module | None) -> tuple[Hooks, ...]:
+        """Terms of the loss for one stage.
+
+        Raises:
+            ParameterError: something is to be imitated, and the teacher is missing or of other layers.
+        """
+        found: list[Hooks] = [self.bands, Pillar(self.bound)]
+        if self.imitate_attention or self.imitate_hidden:
+            if teacher is None:
+                raise ParameterError(
+                    "weights of attention and hidden states are imitated only where there is a teacher"
+                )
+            found.append(Imitation(module, teacher, self.imitate_attention, self.imitate_hidden))
+        if self.entropy:
+            found.append(Entropy(module, self.entropy))
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +239,7 @@ def exchange(
     seed: int,
     folder: Path | None = None,
     after: Callable[[Kind, GraphModule], None] | None = None,
+    progress: Callable[[str, Epoch, int], None] | None = None,
 ) -> list[Stage]:
     """Exchange kind after kind, in place.
 
@@ -192,6 +252,7 @@ def exchange(
         seed: of order and augmentation.
         folder: where checkpoints go, one subfolder per stage; None keeps none.
         after: called with each kind and the network after its stage.
+        progress: called after each epoch with the kind, the epoch, and how many epochs its stage has.
 
     Raises:
         ParameterError: the network has nothing that the plan would exchange.
@@ -212,8 +273,9 @@ def exchange(
             validation,
             seed=seed + number,
             folder=None if folder is None else folder / kind,
-            hooks=(plan.bands, Pillar(plan.bound)),
+            hooks=plan.hooks(module, teacher),
             teacher=teacher,
+            progress=None if progress is None else partial(progress, kind),
         )
         stages.append(Stage(kind, tuple(history)))
         if after is not None:
@@ -236,6 +298,9 @@ def _swap(module: GraphModule, plan: Plan, kind: Kind, x: torch.Tensor) -> None:
             if isinstance(step, Normalization):
                 step.form = NORMS[plan.norms](step)
         _statistics(module, x)
+    elif plan.activations != "polynomial":
+        for activation in _exchangeable(module):
+            activation.function = Rectifier() if plan.activations == "relu" else Nothing()
     elif plan.degree:
         for activation, values in _inputs(module, x):
             activation.function = FittedPolynomial(activation, values, plan.degree)
@@ -253,6 +318,11 @@ def _statistics(module: GraphModule, x: torch.Tensor) -> None:
         form.norm.momentum = 0.1
 
 
+def _exchangeable(module: GraphModule) -> list[Activation]:
+    """Activations proper: not the reciprocals and powers that divisions and means are made of."""
+    return [a for a in module.activations.values() if a.node.op not in _PARTS]
+
+
 @torch.no_grad()
 def _inputs(module: GraphModule, x: torch.Tensor) -> list[tuple[Activation, torch.Tensor]]:
     """Activations that are not replaced yet, each with what reaches it."""
@@ -262,7 +332,7 @@ def _inputs(module: GraphModule, x: torch.Tensor) -> list[tuple[Activation, torc
         if isinstance(step, Activation):
             found.append((step, inputs[0]))
 
-    handles = [a.register_forward_pre_hook(see) for a in module.activations.values() if a.function is None]
+    handles = [a.register_forward_pre_hook(see) for a in _exchangeable(module) if a.function is None]
     module.eval()
     module(x)
     for handle in handles:

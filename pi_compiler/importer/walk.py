@@ -18,6 +18,7 @@ from pi_compiler.importer.advice import HIDDEN, RANDOM, advice
 from pi_compiler.ir.client_ops import CLIENT_OPS
 from pi_compiler.ir.graph import Attr, Graph, Node, Shape
 from pi_compiler.ops import INNER_READERS, MPC_READERS, READERS, recognize
+from pi_compiler.ops.front import strange_masks
 from pi_compiler.ops.op import Call, Constant, axis_of
 from pi_compiler.ops.pooling import read_average_pool
 from pi_compiler.ops.shaping import checked
@@ -243,7 +244,8 @@ class Walk:
 
     def leave(self, graph: Graph) -> None:
         """Adds what recognition left over."""
-        self.unsupported.extend(Unsupported(*left) for left in recognize.unrecognized(graph))
+        left = [*recognize.unrecognized(graph), *strange_masks(graph)]
+        self.unsupported.extend(Unsupported(*one) for one in left)
 
     def refuse(self, name: str, *, unsupported: bool = True) -> None:
         """Raises what was collected, everything of one kind in one message."""

@@ -7,7 +7,7 @@ are then known to whoever encrypts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -17,7 +17,7 @@ from pi_compiler.errors import ShapeMismatch
 from pi_compiler.ir.front import input_shapes
 from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops.evaluate import evaluate
-from pi_compiler.ops.masks import ALONG, is_whole
+from pi_compiler.ops.masks import ALONG, CLOSED, is_whole, summand
 from pi_compiler.ops.op import array
 
 
@@ -98,6 +98,35 @@ def encrypted_inputs(front: Graph | None, inputs: Mapping[str, FloatArray]) -> d
     lead = arrays[first].shape[: arrays[first].ndim - len(shapes[first])]
     batch = {n: x.reshape(prod(lead), *shapes[n]) for n, x in arrays.items()}
     return {n: v.reshape(*lead, *v.shape[1:]) for n, v in evaluate(front, batch).items()}
+
+
+def strange_masks(graph: Graph) -> list[tuple[str, str, str, str]]:
+    """Masks of whole numbers that do more than hide places: origin, operator, reason, advice."""
+    found = []
+    for node in graph.nodes():
+        mask = summand(node.inputs[1]) if node.op == "InnerSoftmax" and len(node.inputs) > 1 else None
+        if mask is None:
+            continue
+        values = np.unique(_tried(mask, graph.inputs))
+        strange = values[(values != 0.0) & (values >= CLOSED)]
+        if strange.size:
+            said = ", ".join(f"{v:g}" for v in strange[:4])
+            reason = f"a mask of unknown form: it adds {said} to scores; needed are 0, and less than {CLOSED:g} to hide"
+            found.append((node.origin, "Softmax", reason, "a mask of 0 and -10000"))
+    return found
+
+
+def _tried(mask: Node, inputs: Sequence[Node]) -> FloatArray:
+    """A mask for a few inputs: zeros, ones, and numbers at random."""
+    rng = np.random.default_rng(0)
+    graph = Graph(tuple(inputs), (mask,), ("mask",), ((),), "mask")
+    rows = tables(graph)
+    feeds = {}
+    for node in inputs:
+        x = rng.integers(0, rows.get(node.origin, 2), (8, *node.shape)).astype(np.float64)
+        x[0], x[1] = 0.0, 1.0
+        feeds[node.origin] = x
+    return evaluate(graph, feeds)["mask"]
 
 
 def numbers_outside(graph: Graph, inputs: Mapping[str, FloatArray]) -> list[str]:

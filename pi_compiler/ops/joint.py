@@ -262,7 +262,7 @@ def softmax(x: Node, axis: int, origin: str) -> Node:
         attrs["mask"] = mask
     if x.op == "Add" and len(x.inputs) == 2 and any(of_owner(i) for i in x.inputs):
         scores, mask_of_owner = x.inputs if of_owner(x.inputs[1]) else x.inputs[::-1]
-        return Node("InnerSoftmax", (scores, visible_places(mask_of_owner, HIDDEN, origin)), x.shape, attrs, origin)
+        return Node("InnerSoftmax", (scores, visible_places(mask_of_owner, origin)), x.shape, attrs, origin)
     return Node("InnerSoftmax", (x,), x.shape, attrs, origin)
 
 

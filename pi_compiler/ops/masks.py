@@ -8,7 +8,7 @@ to booleans and choices. All of that depends on the owner's whole numbers alone,
 from __future__ import annotations
 
 from math import prod
-from typing import cast
+from typing import Final, cast
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from pi_compiler.errors import UnsupportedOperator
 from pi_compiler.ir.graph import Node
 from pi_compiler.ops import shaping
 from pi_compiler.ops.linear import affine
-from pi_compiler.ops.op import Call, Reader, same
+from pi_compiler.ops.op import Call, Reader, array, same
 from pi_compiler.ops.shaping import slices
 
 _BOOL, _WHOLE = 9, frozenset({6, 7, 9})  # ONNX's element types bool, int32, int64
@@ -34,9 +34,13 @@ ALONG = frozenset(
         "Gather",
         "LayerNorm",
         "IsLess",
+        "ReduceSum",
+        "Reciprocal",
     }
 )
 """What the owner of whole numbers computes of them before encryption; and lookups."""
+CLOSED: Final = -20.0
+"""A summand below it hides its place from a softmax: the weight is 2e-9 of an open one's with the same score."""
 
 
 def is_whole(node: Node) -> bool:
@@ -45,12 +49,16 @@ def is_whole(node: Node) -> bool:
 
 
 def of_owner(node: Node) -> bool:
-    """Whether a value follows from whole numbers of the model's input, without a lookup or a matrix."""
+    """Whether a value follows from whole numbers of the model's input, without a matrix or a lookup.
+
+    A lookup of two values, which says whether a token is padding, may be on the way.
+    """
     seen: dict[int, bool] = {}
 
     def found(n: Node) -> bool:
         if id(n) not in seen:
-            seen[id(n)] = is_whole(n) or (n.op in ALONG and bool(n.inputs) and all(found(i) for i in n.inputs))
+            along = n.op in ALONG or (n.op == "Embedding" and len(np.unique(array(n, "table"))) <= 2)
+            seen[id(n)] = is_whole(n) or (along and bool(n.inputs) and all(found(i) for i in n.inputs))
         return seen[id(n)]
 
     return found(node)
@@ -62,12 +70,21 @@ def nonzero(x: Node, origin: str) -> Node:
     return same(negative, "IsLess", origin, bound=np.asarray(-0.25))
 
 
-def visible_places(mask: Node, least: float, origin: str) -> Node:
-    """1 where a summand of scores is above ``least``, 0 where it hides; one element along axes where it repeats."""
+def visible_places(mask: Node, origin: str) -> Node:
+    """1 where a summand of scores is zero, 0 where it hides; one element along axes where it repeats.
+
+    Whether it is one or the other everywhere is not known here (``front.strange_masks``).
+    """
     repeated = _repeated(mask)
     ranges = [range(1) if i in repeated else range(n) for i, n in enumerate(mask.shape)]
-    hidden = same(slices(mask, ranges, origin), "IsLess", origin, bound=np.asarray(least))
+    hidden = same(slices(mask, ranges, origin), "IsLess", origin, bound=np.asarray(CLOSED))
     return affine(hidden, -1.0, 1.0, origin)
+
+
+def summand(places: Node) -> Node | None:
+    """What ``visible_places`` was made of."""
+    hidden = places.inputs[0] if places.op == "Affine" else places
+    return hidden.inputs[0] if hidden.op == "IsLess" and hidden.inputs else None
 
 
 def _repeated(node: Node) -> frozenset[int]:

@@ -37,6 +37,10 @@ SPELLINGS = {
         N("Cast", ["s"], ["b"], "bool", to=TensorProto.BOOL),
         N("Where", ["b", "lowest", "s"], ["m"], "where"),
     ],
+    "looked up": [
+        N("Gather", ["table", "mask"], ["g"], "lookup", axis=0),
+        N("Transpose", ["g"], ["m"], "row", perm=[0, 2, 1]),
+    ],
     "booleans and a causal mask": [
         N("Cast", ["mask"], ["b"], "bool", to=TensorProto.BOOL),
         N("Unsqueeze", ["b", "axes"], ["u"], "unsqueeze"),
@@ -55,6 +59,7 @@ def attention(spelling, kind=TensorProto.INT64):
         "square": np.array([1, TOKENS, TOKENS]),
         "one": np.float32(1),
         "lowest": np.float32(LOWEST),
+        "table": np.array([[-30.0], [0.0]], np.float32),
         "causal": np.tril(np.ones((1, TOKENS, TOKENS), bool)),
     }
     nodes = [
@@ -145,3 +150,38 @@ def test_a_mask_of_computed_values_is_refused():
     model = attention("expanded, cast to bool, chosen", TensorProto.FLOAT)
     with pytest.raises(UnsupportedOperator, match="'bool'"):
         import_model(model)
+
+
+def test_a_summand_that_does_more_than_hide_is_refused():
+    """A bias by position is not a mask; taken for one, it would be forgotten in silence."""
+    model = attention("one minus, times the lowest number")
+    (lowest,) = (w for w in model.graph.initializer if w.name == "lowest")
+    lowest.CopyFrom(numpy_helper.from_array(np.float32(-3.0), "lowest"))
+    with pytest.raises(UnsupportedOperator, match=r"'softmax': a mask of unknown form: it adds -3 to scores"):
+        import_model(model)
+
+
+def test_a_mean_over_open_places_is_divided_by_the_owner():
+    """How many there are follows from the mask alone: no reciprocal on ciphertexts."""
+    counts = [
+        N("Cast", ["mask"], ["f"], "float", to=TensorProto.FLOAT),
+        N("Unsqueeze", ["f", "axis"], ["p"], "places"),
+        N("MatMul", ["p", "x"], ["s"], "sum"),
+        N("ReduceSum", ["p", "last"], ["n"], "count", keepdims=1),
+        N("Div", ["s", "n"], ["y"], "mean"),
+    ]
+    weights = [numpy_helper.from_array(np.array([v]), k) for k, v in (("axis", 1), ("last", 2))]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, TOKENS, WIDTH]),
+        helper.make_tensor_value_info("mask", TensorProto.INT64, [1, TOKENS]),
+    ]
+    graph = helper.make_graph(
+        counts, "m", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], weights
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    before, rest = split(import_model(model).graph)
+    assert "Reciprocal" not in {n.op for n in rest.nodes()}
+    x = samples()
+    (expected,) = reference(model.SerializeToString(), x).values()
+    (found,) = evaluate(rest, encrypted_inputs(before, x)).values()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
