@@ -46,6 +46,7 @@ CKKS: tuple[tuple[str, Pass], ...] = (
 MPC: tuple[tuple[str, Pass], ...] = (
     ("front", front),
     ("recognize", recognize),
+    ("forms", forms),
     ("hide", hide),
     ("calibrate", calibrate),
     ("trade", trade),
