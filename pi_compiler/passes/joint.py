@@ -46,6 +46,7 @@ class JointFolder(Folder):
         self.direct = direct
         self.wanted: dict[int, float] = {}
         self.rotated: set[int] = set()
+        self.promised: set[int] = set()
         for node in graph.nodes():
             if node.op == "Approximant" and direct:
                 self.demand(node)
@@ -68,11 +69,18 @@ class JointFolder(Folder):
         terms = x.inputs[0]
         factor /= terms.size / x.size if x.op == "ReduceMean" else 1.0
         self.rotated.add(id(x))
-        self.wanted[id(terms)] = 1.0 / factor
-        power = power_of(terms)
+        self.want(terms, 1.0 / factor)
+
+    def want(self, node: Node, gain: float) -> None:
+        """Note a gain for a value, and for what it is a power of."""
+        self.wanted[id(node)] = gain
+        power = power_of(node)
         if power is not None:
             degree, coefficient, _ = power
-            self.wanted[id(terms.inputs[0])] = (1.0 / factor / coefficient) ** (1.0 / degree)
+            self.want(node.inputs[0], (gain / coefficient) ** (1.0 / degree))
+
+    def wished(self, node: Node) -> float | None:
+        return self.wanted.get(id(node))
 
     def gain(self, node: Node) -> float:
         """What a node's value is divided by in its stage."""
@@ -132,8 +140,9 @@ class JointFolder(Folder):
         right = self.held(b)
         if right is None:
             right = self.mapped(b, self.gain(node) / left[1])
-        elif not self.direct or self.root(left[0]) != self.root(right[0]):
+        elif not self.meets(left[0], right[0]):
             right = self.moved(b, *right)
+        self.promised.add(self.root(right[0]))
         sizes = {**sizes_of(a, first), **sizes_of(b, second)}
         number = self.push(Contract(left[0], right[0], (first, second, out), sizes, node.shape, node.origin))
         return self.atom(number).scaled(left[1] * right[1])
@@ -148,9 +157,19 @@ class JointFolder(Folder):
         left, right = self.held(a), self.held(b)
         if left is None or right is None:
             return left is None and right is not None
-        if self.direct and self.root(left[0]) == self.root(right[0]):
-            return False
+        if self.meets(left[0], right[0]) or self.meets(right[0], left[0]):
+            return not self.meets(left[0], right[0])
         return (self.chain(left[0]) is None, self.depth(left[0])) < (self.chain(right[0]) is None, self.depth(right[0]))
+
+    def meets(self, left: int, right: int) -> bool:
+        """Whether a right operand may stay: it is where the left one is, or its map is still to be laid out for it."""
+        if not self.direct:
+            return False
+        chain = self.chain(right)
+        if self.root(left) == self.root(right):
+            return True
+        map_number = self.root(right)
+        return chain is not None and map_number > left and map_number not in self.promised
 
     def moved(self, node: Node, number: int, gain: float) -> tuple[int, float]:
         """The value computed once more, later, where its map may take any layout; else one more map of it."""

@@ -90,7 +90,8 @@ class _Packer:
         stage = self.stages.stages[number]
         match stage:
             case InputStage():
-                options = [(p, self.encryption(p, number)) for p in input_layouts(stage.shape, self.slots)]
+                entering = distinct([*input_layouts(stage.shape, self.slots), *self.permuted(stage)])
+                options = [(p, self.encryption(p, number)) for p in entering]
                 options += [(a, self.encryption(a, number)) for a, _ in self.taps(number)]
             case Affine():
                 options = self.priced(number, stage, state)
@@ -180,7 +181,7 @@ class _Packer:
         clean = [Placed(replace(p.layout, zero=True), p.grid) for p in same if p.layout.taps is None]
         return distinct([*clean, *result_layouts(stage.shape, sources, self.slots), *self.permuted(stage)])
 
-    def permuted(self, stage: Affine) -> list[Placed]:
+    def permuted(self, stage: Affine | InputStage) -> list[Placed]:
         return [Placed(layout, next(plain_grids(stage.shape))) for layout in self.meetings.permuted(stage.shape)]
 
     def near(self, value: int, number: int) -> bool:
