@@ -168,6 +168,7 @@ class Options:
         stochastic_bits: MPC: low bits that comparisons leave out (Circa).
         embedding: who looks token numbers up: ``"client"``, which then knows the tables, or, under MPC only,
             ``"secret"``: one-hot rows are shared and multiplied by the table.
+        bootstraps: plans may count bootstraps where the depth exceeds every leveled parameter set; nothing runs them.
     """
 
     activation: Activation = field(default_factory=Activation)
@@ -193,6 +194,7 @@ class Options:
     softmaxes: Mapping[str, str] = field(default_factory=dict)
     stochastic_bits: int = 0
     embedding: Embedding = "client"
+    bootstraps: bool = False
 
     def __post_init__(self) -> None:
         faults = []

@@ -19,6 +19,7 @@ from pi_compiler.errors import InternalError
 from pi_compiler.ir.graph import Graph, Node
 from pi_compiler.ir.stages import Affine, Contract, InputStage, Iterated, Polynomial, Product, Reduce, Square
 from pi_compiler.kernels.circuit import depth_of
+from pi_compiler.ops import OPS
 from pi_compiler.ops.op import array, ints
 from pi_compiler.passes.compilation import Ranges
 from pi_compiler.passes.folder import ActivationPolynomial, Expr, Folder, diagonal_of, power_gain
@@ -95,7 +96,16 @@ class JointFolder(Folder):
             found = self.reduced(node)
             if found is not None:
                 return found
+        if (x := centered(node)) is not None:
+            return self.without_mean(node, x)
         return super().node(node)
+
+    def without_mean(self, node: Node, x: Node) -> Expr:
+        """A value less its mean, as one map of what the value is made of: no more nonzeros than a dense layer's."""
+        (whole, part), _ = OPS["Sub"].matrix(node)
+        spread, _ = OPS["Expand"].matrix(node.inputs[1])
+        mean, _ = OPS["ReduceMean"].matrix(node.inputs[1].inputs[0])
+        return self.compose([(whole + part @ spread[0] @ mean[0], self.exprs[id(x)], x)], np.zeros(node.size))
 
     def held(self, node: Node) -> tuple[int, float] | None:
         """A stage that holds a node's value, divided by a gain, if one does."""
@@ -290,6 +300,14 @@ class JointFolder(Folder):
         for part in parts[1:]:
             total = self.push(Product(part, total, node.shape, node.origin))
         return total
+
+
+def centered(node: Node) -> Node | None:
+    """What a node takes the mean off, if that is what it does."""
+    if node.op != "Sub" or node.inputs[1].op != "Expand":
+        return None
+    mean = node.inputs[1].inputs[0]
+    return node.inputs[0] if mean.op == "ReduceMean" and mean.inputs[0] is node.inputs[0] else None
 
 
 def formula_plan(node: Node) -> FormulaPlan:

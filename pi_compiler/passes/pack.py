@@ -25,6 +25,7 @@ from pi_compiler.ir.stages import (
     Polynomial,
     Product,
     Reduce,
+    Refresh,
     Square,
     Stage,
     Stages,
@@ -97,6 +98,10 @@ class _Packer:
                 options = self.priced(number, stage, state)
             case Square():
                 options = [(replace(state.placed[stage.source]), 0.0)]
+            case Refresh():
+                source = state.placed[stage.source]
+                # What is refreshed has to be in [-1, 1], junk too.
+                options = [(source, self.prices.bootstrap(stage.level) * source.layout.ciphertexts)] * source.tame
             case Polynomial():
                 source = state.placed[stage.source]
                 # A polynomial of high degree may carry wild junk out of every bound; its own p(0) is tame.
