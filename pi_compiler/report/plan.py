@@ -27,6 +27,7 @@ from pi_compiler.kernels.circuit import depth_of
 from pi_compiler.passes.compilation import Compilation, Range
 from pi_compiler.passes.schedule import constant_bytes, constants_are_late
 from pi_compiler.report import memory
+from pi_compiler.report.blocks import schedule_report
 
 Json = dict[str, object]
 
@@ -94,6 +95,7 @@ def plan_report(c: Compilation) -> Json:
         "rounds": 1,
         "offline_bytes": 0,
         "layers": layers(c, circuit, levels, prices),
+        "blocks": schedule_report(circuit, levels, cost, c.blocks),
         "activations": activations(c),
         "pareto": [{"levels": d, "error": e, "price": p} for d, e, p in c.frontier],
         "client_ops": {
