@@ -15,7 +15,7 @@ from pi_compiler.approx.errors import ApproximationError
 from pi_compiler.approx.plan import make_plan
 from pi_compiler.approx.poly import Apply, Domain, Formula, Sum, Times
 
-__all__ = ["FormulaPlan", "plan_formula"]
+__all__ = ["FormulaPlan", "plan_formula", "reads_once"]
 
 Step: TypeAlias = Apply | Times | Sum
 
@@ -63,6 +63,13 @@ def _reads(step: Step) -> tuple[int, ...]:
             return tuple(i for _, i in terms)
 
 
+def reads_once(formula: Formula) -> bool:
+    """Whether a formula's argument is read by one affine map alone."""
+    first = formula.steps[0]
+    alone = isinstance(first, Sum) and len(first.terms) == 1 and first.terms[0][1] == 0
+    return alone and not any(0 in _reads(s) for s in formula.steps[1:])
+
+
 def plan_formula(formula: Formula) -> FormulaPlan:
     """The plan of a formula whose argument is read by one affine map.
 
@@ -70,8 +77,7 @@ def plan_formula(formula: Formula) -> FormulaPlan:
         ApproximationError: the argument is read otherwise, or more than once.
     """
     first = formula.steps[0]
-    alone = isinstance(first, Sum) and len(first.terms) == 1 and first.terms[0][1] == 0
-    if not isinstance(first, Sum) or not alone or any(0 in _reads(s) for s in formula.steps[1:]):
+    if not isinstance(first, Sum) or not reads_once(formula):
         raise ApproximationError("a formula has to begin with the only affine map of its argument")
     factor = first.terms[0][0]
     slope, steps = abs(factor), list(formula.steps)

@@ -7,9 +7,9 @@ imported by the command that needs them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pi_compiler.pipelines import Observer
 
 DEFAULTS = Options()
+T = TypeVar("T")
 
 app = typer.Typer(
     name="pi-compiler",
@@ -184,9 +185,13 @@ def compile(
         float, typer.Option("--wrap-budget", help="MPC: most truncations per inference expected to wrap around.")
     ] = DEFAULTS.wrap_budget,
     softmax: Annotated[
-        Literal["max-exp", "2quad", "2relu", "power"],
-        typer.Option("--softmax", help="What inner ones become; 2relu under MPC only."),
-    ] = DEFAULTS.softmax,
+        list[str] | None,
+        typer.Option(
+            "--softmax",
+            metavar="[LAYER=]FORM",
+            help="max-exp, normalize-square, power:P, 2quad, relu, sigmoid, square, linear; 2relu (MPC). Repeatable.",
+        ),
+    ] = None,
     stochastic_bits: Annotated[
         int, typer.Option("--stochastic-bits", help="MPC: low bits that comparisons leave out (Circa).")
     ] = 0,
@@ -220,6 +225,7 @@ def compile(
     options = parse_options(
         activation,
         activation_error,
+        softmax,
         margin=margin,
         max_latency=max_latency,
         max_accuracy_drop=max_accuracy_drop,
@@ -236,7 +242,6 @@ def compile(
         frac_bits=frac_bits,
         public_weights=public_weights,
         wrap_budget=wrap_budget,
-        softmax=softmax,
         stochastic_bits=stochastic_bits,
         embedding=embedding,
     )
@@ -545,21 +550,36 @@ def demo(
 # --- arguments -----------------------------------------------------------------------------------
 
 
-def parse_options(activation: list[str] | None, activation_error: str, **others: object) -> Options:
+def parse_options(
+    activation: list[str] | None, activation_error: str, softmax: list[str] | None = None, **others: object
+) -> Options:
     """Options from the command line; anything out of range is bad use."""
     try:
-        everywhere, layers = Activation(), dict[str, Activation]()
         target: Target = "mpc" if others.get("target") == "mpc" else "ckks"
-        for text in activation or ():
-            layer, equals, method = text.rpartition("=")
-            if equals:
-                layers[layer] = Activation.parse(method, target)
-            else:
-                everywhere = Activation.parse(method, target)
-        error = parse_number(activation_error)
-        return Options(activation=everywhere, activations=layers, activation_error=error, **others)  # type: ignore[arg-type]
+        everywhere, layers = by_layer(activation, Activation(), lambda text: Activation.parse(text, target))
+        form, forms = by_layer(softmax, DEFAULTS.softmax, str)
+        return Options(
+            activation=everywhere,
+            activations=layers,
+            activation_error=parse_number(activation_error),
+            softmax=form,
+            softmaxes=forms,
+            **others,  # type: ignore[arg-type]
+        )
     except ParameterError as e:
         raise bad_use(e) from e
+
+
+def by_layer(texts: list[str] | None, everywhere: T, parse: Callable[[str], T]) -> tuple[T, dict[str, T]]:
+    """What ``[LAYER=]TEXT`` says for all layers and for single ones."""
+    layers: dict[str, T] = {}
+    for text in texts or ():
+        layer, equals, given = text.rpartition("=")
+        if equals:
+            layers[layer] = parse(given)
+        else:
+            everywhere = parse(given)
+    return everywhere, layers
 
 
 def parse_number(text: str) -> float:

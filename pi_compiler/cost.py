@@ -9,6 +9,7 @@ A backend that does matrix products in one call is measured in units of work (``
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,8 +75,17 @@ class Prices:
 
     def of(self, op: Opcode, operand: CtType) -> float:
         """Seconds of one instruction with an operand of this type; dimension 3 costs half as much again."""
+        if op is Opcode.BOOTSTRAP:
+            raise InternalError("a bootstrap is priced by the level that it leaves")
         share = 1.0 if op in _FIXED_DIMENSION else operand.dimension / 2
         return self.named(_NAMES[op], operand.level) * share + self.overhead
+
+    def bootstrap(self, level: int) -> float:
+        """Seconds to get a ciphertext back to a level: an estimate, for no backend here bootstraps.
+
+        Orion's fit to its own times on a CPU at N = 2^16 (Ebel et al., ASPLOS 2025), scaled with N log N.
+        """
+        return (3.41 * math.exp(0.18 * level) + 4.81) * 2.0 ** (self.log_n - 16) * self.log_n / 16
 
     def square(self, level: int) -> float:
         """Seconds of a ciphertext times itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -10,7 +10,79 @@ from pi_compiler.errors import ParameterError
 
 Target: TypeAlias = Literal["ckks", "mpc"]
 Embedding: TypeAlias = Literal["client", "secret"]
-Softmax: TypeAlias = Literal["max-exp", "2quad", "2relu", "power"]
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """What an inner softmax becomes.
+
+    Attributes:
+        form: a key of ``FORMS``.
+        number: what the form's line there says; None takes its default.
+    """
+
+    form: str = "max-exp"
+    number: float | None = None
+
+    @staticmethod
+    def parse(text: str) -> Softmax:
+        """``FORM`` or ``FORM:NUMBER``.
+
+        Raises:
+            ParameterError: anything else.
+        """
+        name, colon, given = text.partition(":")
+        form = FORMS.get(name)
+        number = _number(given) if colon else None
+        if form is not None and (number is not None) == bool(colon) and (number is None or form.takes(number)):
+            return Softmax(name, number)
+        known = [f"{n}[:{f.number}]" if f.number else n for n, f in FORMS.items()]
+        raise ParameterError(f"softmax {text!r} is not known", f"known: {', '.join(known)}")
+
+    @property
+    def exact(self) -> bool:
+        """Whether it approximates softmax itself; the others are to be trained in."""
+        return FORMS[self.form].exact
+
+    def told(self) -> str:
+        """For people."""
+        number = self.number if self.number is not None else FORMS[self.form].default
+        words = FORMS[self.form].words
+        return words if number is None else f"{words}, {FORMS[self.form].number} = {number:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A form of softmax: what its number is called, its default, which numbers it takes, whether it is softmax."""
+
+    words: str
+    number: str = ""
+    default: float | None = None
+    takes: Callable[[float], bool] = lambda number: False
+    exact: bool = False
+
+
+FORMS: Mapping[str, _Form] = {
+    "max-exp": _Form("exponentials divided by their mean", exact=True),
+    "normalize-square": _Form(
+        "softmax of smaller scores, squared and normalized", "rounds", None, lambda n: n in range(1, 9), exact=True
+    ),
+    "power": _Form("Power-Softmax", "p", 4, lambda n: n in (2, 4, 6, 8)),
+    "2quad": _Form("2Quad", "shift", None, lambda n: 0 < n <= 1e6),
+    "2relu": _Form("2ReLU"),
+    "relu": _Form("ReLU over the length"),
+    "sigmoid": _Form("sigmoid of the score less the logarithm of the length"),
+    "square": _Form("squares over the length"),
+    "linear": _Form("scores over the length"),
+}
+"""Forms of attention weights; 2relu compares and is for MPC."""
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +163,12 @@ class Options:
         frac_bits: MPC: fractional bits of values; None takes the protocol's default, fewer if ranges ask for it.
         public_weights: MPC: the data's owner may know the weights, so that linear layers are local.
         wrap_budget: MPC: largest expected number of truncations per inference that wrap around.
-        softmax: what an inner Softmax becomes; ``"2relu"`` compares and is for MPC.
+        softmax: what an inner Softmax without an entry of its own becomes, see ``Softmax.parse``.
+        softmaxes: the same by ONNX node name.
         stochastic_bits: MPC: low bits that comparisons leave out (Circa).
         embedding: who looks token numbers up: ``"client"``, which then knows the tables, or, under MPC only,
             ``"secret"``: one-hot rows are shared and multiplied by the table.
+        bootstraps: plans may count bootstraps where the depth exceeds every leveled parameter set; nothing runs them.
     """
 
     activation: Activation = field(default_factory=Activation)
@@ -116,9 +190,11 @@ class Options:
     frac_bits: int | None = None
     public_weights: bool = False
     wrap_budget: float = 1e-3
-    softmax: Softmax = "max-exp"
+    softmax: str = "max-exp"
+    softmaxes: Mapping[str, str] = field(default_factory=dict)
     stochastic_bits: int = 0
     embedding: Embedding = "client"
+    bootstraps: bool = False
 
     def __post_init__(self) -> None:
         faults = []
@@ -146,5 +222,14 @@ class Options:
             faults.append(f"stochastic_bits={self.stochastic_bits} must be in [0, 20]")
         if self.embedding == "secret" and self.target != "mpc":
             faults.append("embedding='secret' is for target 'mpc'")
+        for text in (self.softmax, *self.softmaxes.values()):
+            try:
+                Softmax.parse(text)
+            except ParameterError as error:
+                faults.append("; ".join((error.what, *error.details)))
         if faults:
             raise ParameterError("options are out of range", *faults)
+
+    def softmax_of(self, layer: str) -> Softmax:
+        """What the softmax of a layer becomes."""
+        return Softmax.parse(self.softmaxes.get(layer, self.softmax))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from pi_compiler.passes.approximate import approximate
+from pi_compiler.passes.blocks import blocks
 from pi_compiler.passes.calibrate import calibrate
 from pi_compiler.passes.choose import choose
 from pi_compiler.passes.commute import commute
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 CKKS: tuple[tuple[str, Pass], ...] = (
     ("front", front),
+    ("blocks", blocks),
     ("recognize", recognize),
     ("forms", forms),
     ("commute", commute),
@@ -45,7 +47,9 @@ CKKS: tuple[tuple[str, Pass], ...] = (
 
 MPC: tuple[tuple[str, Pass], ...] = (
     ("front", front),
+    ("blocks", blocks),
     ("recognize", recognize),
+    ("forms", forms),
     ("hide", hide),
     ("calibrate", calibrate),
     ("trade", trade),

@@ -132,7 +132,24 @@ class Iterated:
     origin: str
 
 
-Stage: TypeAlias = InputStage | Affine | Square | Polynomial | Product | Contract | Reduce | Iterated
+@dataclass(frozen=True, slots=True, eq=False)
+class Refresh:
+    """The same value at the highest level again: a bootstrap. No backend has it; plans count and price it.
+
+    Attributes:
+        source: number of the operand.
+        level: levels that it leaves.
+        shape: of the result.
+        origin: the layer.
+    """
+
+    source: int
+    level: int
+    shape: Shape
+    origin: str
+
+
+Stage: TypeAlias = InputStage | Affine | Square | Polynomial | Product | Contract | Reduce | Iterated | Refresh
 
 
 def sources_of(stage: Stage) -> tuple[int, ...]:
@@ -214,4 +231,6 @@ class Stages:
                     values.append(_flat(np.einsum(f"Z{stage.axes[0]}->Z{stage.axes[1]}", x)))
                 case Iterated():
                     values.append(stage.plan.inner(values[stage.source]))
+                case Refresh():
+                    values.append(values[stage.source])
         return {name: (values[n] * gain).reshape(-1, *self.stages[n].shape) for name, (n, gain) in self.outputs.items()}

@@ -14,6 +14,7 @@ from pi_compiler.ir.stages import (
     Polynomial,
     Product,
     Reduce,
+    Refresh,
     Square,
     Stage,
     Stages,
@@ -35,7 +36,7 @@ def depth_of(stage: Stage) -> int:
             return make_plan(stage.poly).depth
         case Iterated():
             return stage.plan.depth
-        case Reduce():
+        case Reduce() | Refresh():
             return 0
         case _:
             return 1
@@ -50,7 +51,9 @@ def levels_of(stages: Stages) -> tuple[int, ...]:
     for number in reversed(range(len(stages.stages))):
         stage = stages.stages[number]
         for source in sources_of(stage):
-            levels[source] = max(levels[source], levels[number] + depth_of(stage))
+            # A bootstrap takes what has no level left.
+            needed = 0 if isinstance(stage, Refresh) else levels[number] + depth_of(stage)
+            levels[source] = max(levels[source], needed)
     return tuple(levels)
 
 
@@ -92,6 +95,9 @@ def evaluate(
                 values.append(contract(alg, *pair, circuit.sums[number], level))
             case Reduce():
                 values.append(reduce(alg, values[stage.source], circuit.sums[number], level))
+            case Refresh():
+                refreshed = [alg.bootstrap(alg.drop_level(v, 0), stage.level) for v in values[stage.source]]
+                values.append([alg.drop_level(v, level) for v in refreshed])
             case Iterated():
                 values.append([formula(alg, v, stage.plan, level) for v in values[stage.source]])
             case Polynomial():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from pi_compiler.ir.layout import Layout, next_power
 from pi_compiler.ir.stages import Contract, Reduce
 
 Mask = NDArray[np.bool_]
+_NONE = np.iinfo(np.int64).max
+_WORD = 62  # bits of an integer that note which terms were seen
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,18 +162,13 @@ def _after(
     element: IntArray, term: IntArray, junk: Mask, step: int, count: int, length: int, like: Layout
 ) -> Layout | None:
     """The layout after folding ``count`` slots at a distance; None if some element is nowhere complete."""
-    period = element.shape[1]
     rows, clean = [], True
-    slots = (np.arange(period) + step * np.arange(count)[:, None]) % period
     for own, terms, wild in zip(element, term, junk, strict=True):
-        gathered = own[slots]
-        largest = gathered.max(axis=0)
-        alike = ((gathered == largest) | (gathered < 0)).all(axis=0)
-        collected = np.sort(terms[:, slots].reshape(-1, period), axis=0)
-        number = (collected >= 0).sum(axis=0)
-        once = ((collected[1:] != collected[:-1]) | (collected[1:] < 0)).all(axis=0)
-        spoiled = wild[slots].any(axis=0)
-        valid = (largest >= 0) & alike & once & (number == length) & ~spoiled
+        largest = _folded(own, step, count, np.maximum)
+        least = _folded(np.where(own < 0, _NONE, own), step, count, np.minimum)
+        spoiled = _folded(wild, step, count, np.logical_or)
+        complete = _once(terms, step, count, length)
+        valid = (largest >= 0) & (largest == least) & complete & ~spoiled
         clean &= not bool(((largest >= 0) | spoiled)[~valid].any())
         rows.append(np.where(valid, largest, -1))
     index = np.stack(rows)
@@ -179,6 +177,29 @@ def _after(
     if clean:
         index = shortest(index)
     return replace(like, index=index, zero=clean)
+
+
+def _folded(values: NDArray[Any], step: int, count: int, combine: np.ufunc) -> NDArray[Any]:
+    """What ``count`` slots at a distance, a power of two of them, combine to in the first one's place."""
+    size = step
+    while size < step * count:
+        values = combine(values, np.roll(values, -size))
+        size *= 2
+    return values
+
+
+def _once(terms: IntArray, step: int, count: int, length: int) -> Mask:
+    """Where each of ``length`` terms comes together exactly once; terms are (ciphertexts, period), -1 for none."""
+    there = terms >= 0
+    number = _folded(there.sum(axis=0), step, count, np.add)
+    good = np.asarray(number == length)
+    for low in range(0, length, _WORD):
+        size = min(_WORD, length - low)
+        inside = there & (terms >= low) & (terms < low + size)
+        bits = np.where(inside, np.left_shift(1, np.where(inside, terms - low, 0)), 0)
+        seen = _folded(np.bitwise_or.reduce(bits, axis=0), step, count, np.bitwise_or)
+        good &= seen == (1 << size) - 1
+    return good
 
 
 def shortest(index: IntArray) -> IntArray:

@@ -1,12 +1,15 @@
 """Softmax and layer normalization, written as sums, products and functions of one variable.
 
-Two kinds: the functions themselves (``exponential_softmax``, ``layer_norm``), and weights of attention to be trained
-in: Power-Softmax (Zimerman et al., AISTATS 2026, arXiv 2410.09457, length-agnostic form), 2Quad (MPCFormer, ICLR 2023)
-and a quadratic over the length. All divide by means, so that a divisor's interval does not depend on the
-length; hidden places are multiplied by zero.
+Two kinds: the functions themselves (``exponential_softmax``, ``normalize_square``, ``layer_norm``), and weights of
+attention to be trained in: Power-Softmax (Zimerman et al., AISTATS 2026, arXiv 2410.09457, length-agnostic form), 2Quad
+(MPCFormer, ICLR 2023), and functions of each score over the length. All divide by means, so that a divisor's interval
+does not depend on the length; hidden places are multiplied by zero.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,7 +19,19 @@ from pi_compiler.ops.linear import affine
 from pi_compiler.ops.op import array, integer, number, optional_array, same
 from pi_compiler.ops.shaping import expand
 
-__all__ = ["exponential_softmax", "layer_norm", "power_softmax", "quadratic_weights", "two_quad"]
+__all__ = [
+    "exponential_softmax",
+    "layer_norm",
+    "normalize_square",
+    "over_length",
+    "power_softmax",
+    "quadratic_weights",
+    "two_quad",
+]
+
+Bounds: TypeAlias = tuple[float, float]
+_SLACK = 1.0625
+"""How far the mean of approximated weights may be from 1, squared."""
 
 
 def power_softmax(x: Node, node: Node, power: int, eps: float, gain: float = 1.0) -> Node:
@@ -53,6 +68,36 @@ def exponential_softmax(x: Node, node: Node, shift: float) -> Node:
     return _shares(_open(powered, node), node, 0.0)
 
 
+def normalize_square(x: Node, node: Node, shift: float, rounds: int) -> Node:
+    """Softmax itself: of the scores divided by 2^rounds, then as often squared and normalized again.
+
+    softmax(2 x) is softmax(x)², normalized (Cho et al., CCS 2024): the exponential sees a narrow interval, and means of
+    squares of weights whose mean is 1 lie between 1 and the length.
+    """
+    narrow = affine(x, 2.0**-rounds, -shift * 2.0**-rounds, node.origin)
+    powered = activation("Exp", narrow, f"{node.origin}/exp")
+    weights = _shares(_open(powered, node), node, 0.0, whole=rounds > 0)
+    length = float(node.shape[integer(node, "axis")])
+    for turn in range(1, rounds + 1):
+        squares = same(weights, "Square", f"{node.origin}/square{turn}")
+        bounds = (1.0 / _SLACK, length * _SLACK)
+        weights = _shares(squares, node, 0.0, whole=turn < rounds, suffix=str(turn), bounds=bounds)
+    return weights
+
+
+def over_length(x: Node, node: Node, form: str) -> Node:
+    """``relu(s) / L``, ``sigmoid(s - log L)``, ``s² / L`` or ``s / L``: nothing secret is divided by.
+
+    Wortsman et al. (arXiv 2309.08586) for ReLU, Ramapuram et al. (arXiv 2409.04431) for the sigmoid.
+    """
+    length = float(node.shape[integer(node, "axis")])
+    name = f"{node.origin}/{form}"
+    if form == "sigmoid":
+        return _open(activation("Sigmoid", affine(x, 1.0, -np.log(length), name), name), node)
+    function = {"relu": "Relu", "square": "Square"}.get(form)
+    return affine(_open(x if function is None else same(x, function, name), node), 1.0 / length, 0.0, node.origin)
+
+
 def _open(x: Node, node: Node) -> Node:
     """Hidden places become zero."""
     mask = optional_array(node, "mask")
@@ -62,13 +107,27 @@ def _open(x: Node, node: Node) -> Node:
     return x
 
 
-def _shares(powered: Node, node: Node, eps: float) -> Node:
-    """Divided by the mean plus eps, and by the length."""
+def _shares(
+    powered: Node, node: Node, eps: float, *, whole: bool = False, suffix: str = "", bounds: Bounds | None = None
+) -> Node:
+    """Divided by the mean plus eps, and by the length unless it is to stay ``whole``.
+
+    Args:
+        powered: what is divided.
+        node: the softmax.
+        eps: added to the mean.
+        whole: whether weights have the mean 1 instead of the sum 1.
+        suffix: of layer names.
+        bounds: what the mean lies between whatever the data.
+    """
     axis = integer(node, "axis")
     shape = tuple(1 if i == axis else n for i, n in enumerate(node.shape))
-    mean = Node("ReduceMean", (powered,), shape, {"axes": (axis,), "keepdims": 1}, f"{node.origin}/mean")
-    inverse = activation("Reciprocal", affine(mean, 1.0, eps, f"{node.origin}/mean"), f"{node.origin}/inverse")
-    share = affine(inverse, 1.0 / node.shape[axis], 0.0, f"{node.origin}/inverse")
+    mean_name, name = f"{node.origin}/mean{suffix}", f"{node.origin}/inverse{suffix}"
+    mean = Node("ReduceMean", (powered,), shape, {"axes": (axis,), "keepdims": 1}, mean_name)
+    inverse = activation("Reciprocal", affine(mean, 1.0, eps, mean_name), name)
+    if bounds is not None:
+        inverse = replace(inverse, attrs={**inverse.attrs, "bounds": bounds})
+    share = inverse if whole else affine(inverse, 1.0 / node.shape[axis], 0.0, name)
     return multiply(powered, expand(share, node.shape, node.origin), node.origin)
 
 

@@ -7,7 +7,7 @@ are then known to whoever encrypts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -42,13 +42,29 @@ def split(graph: Graph, *, lookups: bool = True) -> tuple[Graph | None, Graph]:
     ends = dict.fromkeys(i for n in graph.nodes() if id(n) not in own for i in n.inputs if id(i) in own | given)
     ends |= dict.fromkeys(n for n in graph.outputs if id(n) in own)
     new: dict[Node, Node] = {}
-    names: dict[str, Node] = {}
+    sent: dict[Hashable, tuple[Node, Node]] = {}
+    names: set[str] = set()
+    seen: dict[int, Hashable] = {}
     for node in ends:
-        name = node.origin if node.origin not in names else f"{node.origin}/{len(names)}"
-        names[name] = node
-        new[node] = Node("Input", (), node.shape, node.attrs if node.op == "Input" else {}, name)
-    rest = replace(_without(graph, new), inputs=tuple(new.values()))
-    return Graph(graph.inputs, tuple(ends), tuple(names), ((),) * len(ends), graph.name), rest
+        made = _meaning(node, seen)
+        if made not in sent:
+            name = node.origin if node.origin not in names else f"{node.origin}/{len(names)}"
+            names.add(name)
+            sent[made] = node, Node("Input", (), node.shape, node.attrs if node.op == "Input" else {}, name)
+        new[node] = sent[made][1]
+    ends = dict.fromkeys(node for node, _ in sent.values())
+    rest = replace(_without(graph, new), inputs=tuple(port for _, port in sent.values()))
+    titles = tuple(port.origin for port in rest.inputs)
+    return Graph(graph.inputs, tuple(ends), titles, ((),) * len(ends), graph.name), rest
+
+
+def _meaning(node: Node, seen: dict[int, Hashable]) -> Hashable:
+    """Equal for nodes that compute the same: a mask is made once for all layers."""
+    if id(node) not in seen:
+        attrs = [(k, v.tobytes() if isinstance(v, np.ndarray) else repr(v)) for k, v in sorted(node.attrs.items())]
+        own = (node.origin if node.op == "Input" else "", node.op, node.shape, tuple(attrs))
+        seen[id(node)] = (own, tuple(_meaning(i, seen) for i in node.inputs))
+    return seen[id(node)]
 
 
 def joined(front: Graph | None, rest: Graph) -> Graph:

@@ -16,7 +16,8 @@ from pi_compiler.approx import chebyshev, composite, inverse, least_squares, reg
 from pi_compiler.approx.certificate import certify
 from pi_compiler.approx.density import Density
 from pi_compiler.approx.errors import ApproximationError
-from pi_compiler.approx.poly import Fit, Poly
+from pi_compiler.approx.formula import reads_once
+from pi_compiler.approx.poly import Fit, Formula, Poly
 from pi_compiler.approx.targets import Target, custom, target
 from pi_compiler.errors import CalibrationError, InternalError, ParameterError
 from pi_compiler.ir.graph import FloatArray, Graph, Node
@@ -223,8 +224,8 @@ def choose(node: Node, seen: Range, wanted: Activation, options: Options) -> Cho
     if wanted.method == "quadratic":
         return _quadratic(node, seen, domain, density)
     goal = goal_of(node)
-    if goal.name in inverse.INVERSES and wanted.method == "auto":
-        return _inverse(node, goal, seen, domain, options)
+    if goal.name in inverse.INVERSES:
+        return _inverse(node, goal, seen, domain, wanted, options)
     domain = domain_of(goal, domain, density)
     bounds = channel_bounds(node, seen, options.margin)
     if bounds is not None and goal.name in HOMOGENEOUS:
@@ -233,8 +234,28 @@ def choose(node: Node, seen: Range, wanted: Activation, options: Options) -> Cho
     return Choice(fit, lambda x: expand(fit.approx, x, node))
 
 
-def _inverse(node: Node, goal: Target, seen: Range, domain: tuple[float, float], options: Options) -> Choice:
+def _inverse(
+    node: Node, goal: Target, seen: Range, domain: tuple[float, float], wanted: Activation, options: Options
+) -> Choice:
     """An iteration for a reciprocal or an inverse square root; its error is relative to the function's value."""
+    domain = _positive(node, seen, domain, options)
+    density, tolerance = Density.of_histogram(seen.edges, seen.mass), options.activation_error
+    if wanted.method == "auto":
+        fit = inverse.shallowest(goal.name, domain, tolerance, density=density, held_out=seen.held_out)
+    else:
+        fit = _fit(goal, domain, density, wanted, tolerance, seen.held_out)
+    if not isinstance(fit.approx, Formula) or not reads_once(fit.approx):
+        return Choice(fit, lambda x: expand(fit.approx, x, node))
+    attrs = {"approx": fit.approx}
+    return Choice(fit, lambda x: Node("Approximant", (x,), node.shape, attrs, node.origin))
+
+
+def _positive(node: Node, seen: Range, domain: tuple[float, float], options: Options) -> tuple[float, float]:
+    """The interval of an inverse: the certified one, or the calibrated one kept above zero.
+
+    Raises:
+        ApproximationError: data leave the one, or the other reaches zero.
+    """
     given = node.attrs.get("interval")
     if given is not None:
         low, high = (float(v) for v in np.asarray(given, dtype=np.float64).reshape(-1))
@@ -252,10 +273,7 @@ def _inverse(node: Node, goal: Target, seen: Range, domain: tuple[float, float],
             f"the interval of its operand reaches 0: found [{domain[0]:.4g}, {domain[1]:.4g}], needed one above 0; "
             "try a larger constant added to it (epsilon), or retraining that keeps it away from 0"
         )
-    density = Density.of_histogram(seen.edges, seen.mass)
-    fit = inverse.shallowest(goal.name, domain, options.activation_error, density=density, held_out=seen.held_out)
-    attrs = {"approx": fit.approx}
-    return Choice(fit, lambda x: Node("Approximant", (x,), node.shape, attrs, node.origin))
+    return domain
 
 
 def _homogeneous(

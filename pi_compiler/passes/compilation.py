@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -194,6 +194,7 @@ class Compilation:
         limits: what the backend allows.
         calibration: per input name (B, *shape).
         front: what the client computes before encryption, set by front; ``graph`` and ``calibration`` begin behind it.
+        blocks: block and part of it by layer name, set by blocks; empty for networks without attention.
         chosen: fit by layer where a budget decided, set by choose.
         frontier: the Pareto list that it chose from, thinned: levels, error, price.
         ranges: set by calibrate; extended to the replaced graph by approximate.
@@ -222,6 +223,7 @@ class Compilation:
     limits: Limits
     calibration: Mapping[str, FloatArray]
     front: Graph | None = None
+    blocks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     chosen: Mapping[str, Chosen] | None = None
     frontier: tuple[tuple[int, float, float], ...] = ()
     ranges: Ranges | None = None

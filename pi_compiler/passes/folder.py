@@ -157,9 +157,14 @@ class Folder:
             self.values.setdefault(id(node.inputs[0]), (number, float(half[0])))
         shared = poly.shared()
         # Stages of a composite reach 1 exactly: rounding must not double their gain, and with it their scale.
-        gain = power_gain((1 - 1e-9) * float(np.abs(shared(np.linspace(-1.0, 1.0, 4001))).max())) or 1.0
+        reach = (1 - 1e-9) * float(np.abs(shared(np.linspace(-1.0, 1.0, 4001))).max())
+        gain = self.wished(node) or power_gain(reach) or 1.0
         unit = Poly("chebyshev", tuple(c / gain for c in shared.coef), (-1.0, 1.0))
         return self.atom(self.push(Polynomial(number, unit, node.shape, node.origin))).scaled(gain)
+
+    def wished(self, node: Node) -> float | None:
+        """What a polynomial's value should be divided by, where its readers care."""
+        return None
 
     def square(self, node: Node, poly: ActivationPolynomial, x: Expr) -> Expr:
         """S (a x + b)^2 + c with a x + b divided by its largest calibrated magnitude."""

@@ -1,7 +1,8 @@
 """Forms: softmax and layer normalization become sums, products, exponentials and inverses.
 
 Without retraining a softmax stays itself (``--softmax max-exp``: exponentials of the scores less their largest one on
-calibration data, divided by their mean), or becomes one of the replacements that are to be trained in. Every
+calibration data, divided by their mean; or ``normalize-square``), or becomes one of the replacements that are to be
+trained in, for all layers or one. Every
 divisor and variance gets its certified interval here, from calibration and from what its form
 guarantees: a mean of squares plus eps never falls below eps.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import ceil, log2
+from typing import cast
 
 import numpy as np
 
@@ -17,14 +20,16 @@ from pi_compiler.errors import CalibrationError, ParameterError
 from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops import forms as write
 from pi_compiler.ops.evaluate import evaluate
+from pi_compiler.ops.joint import HIDDEN
 from pi_compiler.ops.op import array, number, optional_array
-from pi_compiler.options import Options
+from pi_compiler.options import FORMS, Options, Softmax
 from pi_compiler.passes.calibrate import check_samples, samples_of
 from pi_compiler.passes.compilation import Compilation
 
 EPS = 1e-3
 """What is added to the mean of fourth powers, which is at most 1 on calibration data."""
-_POWER = 4
+_NARROW = 4.0
+"""How wide the interval of an exponential is that needs no further round of squaring and normalizing."""
 _INVERSES = ("Reciprocal", "InverseSqrt")
 _NEVER_NEGATIVE = ("Square", "Exp", "Abs", "Sigmoid")
 
@@ -32,12 +37,19 @@ _NEVER_NEGATIVE = ("Square", "Exp", "Abs", "Sigmoid")
 def forms(c: Compilation) -> Compilation:
     """Graph and samples -> graph without softmax and layer normalization, its divisors with their intervals.
 
+    Under MPC only softmaxes that have no lowering of their own are written here.
+
     Raises:
-        CalibrationError: a divisor or a variance reaches zero; all of them in one message.
-        ParameterError: ``options.softmax`` compares.
+        CalibrationError: a divisor or a variance reaches zero, or a mask is not known as one; all in one message.
+        ParameterError: a form compares, or ``options.softmaxes`` names layers that do not exist.
     """
-    joint = [n for n in c.graph.nodes() if n.op in ("InnerSoftmax", "LayerNorm")]
-    if not joint and not any(_divisor(n) is not None for n in c.graph.nodes()):
+    softmaxes = [n for n in c.graph.nodes() if n.op == "InnerSoftmax"]
+    _check(softmaxes, c.options)
+    if c.options.target == "mpc":
+        joint = [n for n in softmaxes if not _on_shares(c.options.softmax_of(n.origin))]
+    else:
+        joint = [n for n in c.graph.nodes() if n.op in ("InnerSoftmax", "LayerNorm")]
+    if not joint and (c.options.target == "mpc" or not any(_divisor(n) is not None for n in c.graph.nodes())):
         return c
     check_samples(c.graph, c.calibration)
     samples, kept = samples_of(c.calibration)
@@ -46,45 +58,75 @@ def forms(c: Compilation) -> Compilation:
     return replace(c, graph=_certified(graph, c.options, samples, kept), notes=(*c.notes, *notes))
 
 
+def _on_shares(wanted: Softmax) -> bool:
+    """Whether MPC has a lowering of its own for a form."""
+    return wanted.form in ("max-exp", "2quad", "2relu", "power") and wanted.number in (None, FORMS[wanted.form].default)
+
+
+def _check(softmaxes: list[Node], options: Options) -> None:
+    known = {n.origin for n in softmaxes}
+    if unknown := sorted(set(options.softmaxes) - known):
+        raise ParameterError(
+            f"--softmax names layers that are no softmax inside the network: {', '.join(unknown)}",
+            f"those of this model: {', '.join(sorted(known)) or 'none'}",
+        )
+    compared = [n.origin for n in softmaxes if options.softmax_of(n.origin).form == "2relu"]
+    if compared and options.target == "ckks":
+        raise ParameterError(
+            f"--softmax 2relu compares, which encrypted numbers cannot: layer {', '.join(map(repr, compared))}",
+            hint="--softmax max-exp, power or relu; --target mpc compares",
+        )
+
+
 def _told(node: Node, options: Options) -> str:
     if node.op == "LayerNorm":
         return f"layer {node.origin!r} (LayerNormalization): mean, variance, inverse square root, products"
-    form = {"max-exp": "exponentials divided by their mean", "2quad": "2Quad", "power": f"Power-Softmax, p = {_POWER}"}
-    trained = "" if options.softmax == "max-exp" else "; train it in, it is no approximation of softmax"
-    return f"layer {node.origin!r} (Softmax): {form[options.softmax]}{trained}"
+    wanted = options.softmax_of(node.origin)
+    trained = "" if wanted.exact else "; train it in, it is no approximation of softmax"
+    return f"layer {node.origin!r} (Softmax): {wanted.told()}{trained}"
 
 
 def _written(graph: Graph, joint: list[Node], options: Options, samples: Mapping[str, FloatArray], kept: int) -> Graph:
     """The graph with each joint function in its form."""
-    softmaxes = [n for n in joint if n.op == "InnerSoftmax"]
-    if softmaxes and options.softmax == "2relu":
-        raise ParameterError(
-            f"--softmax 2relu compares, which encrypted numbers cannot: layer {softmaxes[0].origin!r}",
-            hint="--softmax max-exp, 2quad or power; --target mpc compares",
-        )
     scores: dict[int, tuple[float, float]] = {}
 
     def look(node: Node, values: FloatArray) -> None:
-        for softmax in softmaxes:
-            if node is softmax.inputs[0]:
+        for softmax in joint:
+            if softmax.op == "InnerSoftmax" and node is softmax.inputs[0]:
                 scores[id(softmax)] = _score_range(softmax, values[:kept])
 
-    if softmaxes:
+    if any(n.op == "InnerSoftmax" for n in joint):
         evaluate(graph, samples, keep=look)
-    change: dict[Node, Node] = {}
-    for node in joint:
-        x = node.inputs[0]
-        if node.op == "LayerNorm":
-            change[node] = write.layer_norm(x, node)
-        elif options.softmax == "max-exp":
-            change[node] = write.exponential_softmax(x, node, scores[id(node)][1])
-        elif options.softmax == "2quad":
-            # The published 5, or as much as keeps the smallest score's square above 1.
-            change[node] = write.two_quad(x, node, max(5.0, 1.0 - scores[id(node)][0] * options.margin))
-        else:
-            largest = max(abs(s) for s in scores[id(node)])
-            change[node] = write.power_softmax(x, node, _POWER, EPS, 1.0 / max(largest, 1e-30))
+    hidden = [n for n in joint if id(n) in scores and scores[id(n)][0] < HIDDEN]
+    if hidden:
+        raise CalibrationError(
+            "a mask is not known as one",
+            *(f"layer {n.origin!r}: scores reach {scores[id(n)][0]:.4g}, needed: above {HIDDEN:g}" for n in hidden),
+            hint="masks that are constants, or zeros and ones in an input of whole numbers",
+        )
+    change = {
+        n: write.layer_norm(n.inputs[0], n) if n.op == "LayerNorm" else _form(n, scores[id(n)], options) for n in joint
+    }
     return rewritten(graph, change)
+
+
+def _form(node: Node, scores: tuple[float, float], options: Options) -> Node:
+    """A softmax in the form that its layer is to have; scores are those of calibration."""
+    x, wanted, (low, high) = node.inputs[0], options.softmax_of(node.origin), scores
+    match wanted.form:
+        case "max-exp":
+            return write.exponential_softmax(x, node, high)
+        case "normalize-square":
+            rounds = max(1, ceil(log2(max(options.margin * (high - low), 1e-9) / _NARROW)))
+            return write.normalize_square(x, node, high, rounds if wanted.number is None else int(wanted.number))
+        case "2quad":
+            # The published 5, or as much as keeps the smallest score's square above 1.
+            shift = max(5.0, 1.0 - low * options.margin) if wanted.number is None else wanted.number
+            return write.two_quad(x, node, shift)
+        case "power":
+            power = int(wanted.number or FORMS["power"].default or 0)
+            return write.power_softmax(x, node, power, EPS, 1.0 / max(abs(low), abs(high), 1e-30))
+    return write.over_length(x, node, wanted.form)
 
 
 def rewritten(graph: Graph, change: Mapping[Node, Node]) -> Graph:
@@ -155,7 +197,8 @@ def _certified(graph: Graph, options: Options, samples: Mapping[str, FloatArray]
             return
         # Squares of values that are wider by the margin.
         widen = options.margin**2
-        interval = (max(low / widen, _floor(node)), high * widen)
+        least, most = cast(tuple[float, float], node.attrs.get("bounds", (0.0, np.inf)))
+        interval = (max(low / widen, _floor(node), least), min(high * widen, most))
         change[node] = replace(node, attrs={**node.attrs, "interval": interval})
 
     evaluate(graph, samples, keep=look)

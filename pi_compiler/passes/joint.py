@@ -19,6 +19,7 @@ from pi_compiler.errors import InternalError
 from pi_compiler.ir.graph import Graph, Node
 from pi_compiler.ir.stages import Affine, Contract, InputStage, Iterated, Polynomial, Product, Reduce, Square
 from pi_compiler.kernels.circuit import depth_of
+from pi_compiler.ops import OPS
 from pi_compiler.ops.op import array, ints
 from pi_compiler.passes.compilation import Ranges
 from pi_compiler.passes.folder import ActivationPolynomial, Expr, Folder, diagonal_of, power_gain
@@ -46,6 +47,7 @@ class JointFolder(Folder):
         self.direct = direct
         self.wanted: dict[int, float] = {}
         self.rotated: set[int] = set()
+        self.promised: set[int] = set()
         for node in graph.nodes():
             if node.op == "Approximant" and direct:
                 self.demand(node)
@@ -68,11 +70,18 @@ class JointFolder(Folder):
         terms = x.inputs[0]
         factor /= terms.size / x.size if x.op == "ReduceMean" else 1.0
         self.rotated.add(id(x))
-        self.wanted[id(terms)] = 1.0 / factor
-        power = power_of(terms)
+        self.want(terms, 1.0 / factor)
+
+    def want(self, node: Node, gain: float) -> None:
+        """Note a gain for a value, and for what it is a power of."""
+        self.wanted[id(node)] = gain
+        power = power_of(node)
         if power is not None:
             degree, coefficient, _ = power
-            self.wanted[id(terms.inputs[0])] = (1.0 / factor / coefficient) ** (1.0 / degree)
+            self.want(node.inputs[0], (gain / coefficient) ** (1.0 / degree))
+
+    def wished(self, node: Node) -> float | None:
+        return self.wanted.get(id(node))
 
     def gain(self, node: Node) -> float:
         """What a node's value is divided by in its stage."""
@@ -87,7 +96,16 @@ class JointFolder(Folder):
             found = self.reduced(node)
             if found is not None:
                 return found
+        if (x := centered(node)) is not None:
+            return self.without_mean(node, x)
         return super().node(node)
+
+    def without_mean(self, node: Node, x: Node) -> Expr:
+        """A value less its mean, as one map of what the value is made of: no more nonzeros than a dense layer's."""
+        (whole, part), _ = OPS["Sub"].matrix(node)
+        spread, _ = OPS["Expand"].matrix(node.inputs[1])
+        mean, _ = OPS["ReduceMean"].matrix(node.inputs[1].inputs[0])
+        return self.compose([(whole + part @ spread[0] @ mean[0], self.exprs[id(x)], x)], np.zeros(node.size))
 
     def held(self, node: Node) -> tuple[int, float] | None:
         """A stage that holds a node's value, divided by a gain, if one does."""
@@ -132,8 +150,9 @@ class JointFolder(Folder):
         right = self.held(b)
         if right is None:
             right = self.mapped(b, self.gain(node) / left[1])
-        elif not self.direct or self.root(left[0]) != self.root(right[0]):
+        elif not self.meets(left[0], right[0]):
             right = self.moved(b, *right)
+        self.promised.add(self.root(right[0]))
         sizes = {**sizes_of(a, first), **sizes_of(b, second)}
         number = self.push(Contract(left[0], right[0], (first, second, out), sizes, node.shape, node.origin))
         return self.atom(number).scaled(left[1] * right[1])
@@ -148,9 +167,19 @@ class JointFolder(Folder):
         left, right = self.held(a), self.held(b)
         if left is None or right is None:
             return left is None and right is not None
-        if self.direct and self.root(left[0]) == self.root(right[0]):
-            return False
+        if self.meets(left[0], right[0]) or self.meets(right[0], left[0]):
+            return not self.meets(left[0], right[0])
         return (self.chain(left[0]) is None, self.depth(left[0])) < (self.chain(right[0]) is None, self.depth(right[0]))
+
+    def meets(self, left: int, right: int) -> bool:
+        """Whether a right operand may stay: it is where the left one is, or its map is still to be laid out for it."""
+        if not self.direct:
+            return False
+        chain = self.chain(right)
+        if self.root(left) == self.root(right):
+            return True
+        map_number = self.root(right)
+        return chain is not None and map_number > left and map_number not in self.promised
 
     def moved(self, node: Node, number: int, gain: float) -> tuple[int, float]:
         """The value computed once more, later, where its map may take any layout; else one more map of it."""
@@ -271,6 +300,14 @@ class JointFolder(Folder):
         for part in parts[1:]:
             total = self.push(Product(part, total, node.shape, node.origin))
         return total
+
+
+def centered(node: Node) -> Node | None:
+    """What a node takes the mean off, if that is what it does."""
+    if node.op != "Sub" or node.inputs[1].op != "Expand":
+        return None
+    mean = node.inputs[1].inputs[0]
+    return node.inputs[0] if mean.op == "ReduceMean" and mean.inputs[0] is node.inputs[0] else None
 
 
 def formula_plan(node: Node) -> FormulaPlan:

@@ -11,7 +11,7 @@ from itertools import permutations
 
 from pi_compiler.ir.graph import Shape
 from pi_compiler.ir.layout import Layout
-from pi_compiler.ir.stages import Affine, Contract, Iterated, Polynomial, Reduce, Square, Stages
+from pi_compiler.ir.stages import Affine, Contract, Iterated, Polynomial, Reduce, Refresh, Square, Stages
 from pi_compiler.kernels.summing import contracted
 from pi_compiler.passes.spaces import extended, meeting_layouts, ordered, projected, spaces
 
@@ -40,7 +40,7 @@ class Meetings:
     def root(self, number: int) -> int:
         """The stage whose layout a stage's value has."""
         stage = self.stages[number]
-        while isinstance(stage, Square | Polynomial | Iterated):
+        while isinstance(stage, Square | Polynomial | Iterated | Refresh):
             number = stage.source
             stage = self.stages[number]
         return number
@@ -56,7 +56,9 @@ class Meetings:
         """The stages whose values have the layout of this one's."""
         found = [number]
         for n in found:
-            found += [r for r in self.readers[n] if isinstance(self.stages[r], Square | Polynomial | Iterated)]
+            found += [
+                r for r in self.readers[n] if isinstance(self.stages[r], Square | Polynomial | Iterated | Refresh)
+            ]
         return found
 
     def summed_axes(self, number: int, axes: str) -> str:

@@ -25,6 +25,7 @@ from pi_compiler.ir.stages import (
     Polynomial,
     Product,
     Reduce,
+    Refresh,
     Square,
     Stage,
     Stages,
@@ -90,12 +91,17 @@ class _Packer:
         stage = self.stages.stages[number]
         match stage:
             case InputStage():
-                options = [(p, self.encryption(p, number)) for p in input_layouts(stage.shape, self.slots)]
+                entering = distinct([*input_layouts(stage.shape, self.slots), *self.permuted(stage)])
+                options = [(p, self.encryption(p, number)) for p in entering]
                 options += [(a, self.encryption(a, number)) for a, _ in self.taps(number)]
             case Affine():
                 options = self.priced(number, stage, state)
             case Square():
                 options = [(replace(state.placed[stage.source]), 0.0)]
+            case Refresh():
+                source = state.placed[stage.source]
+                # What is refreshed has to be in [-1, 1], junk too.
+                options = [(source, self.prices.bootstrap(stage.level) * source.layout.ciphertexts)] * source.tame
             case Polynomial():
                 source = state.placed[stage.source]
                 # A polynomial of high degree may carry wild junk out of every bound; its own p(0) is tame.
@@ -180,7 +186,7 @@ class _Packer:
         clean = [Placed(replace(p.layout, zero=True), p.grid) for p in same if p.layout.taps is None]
         return distinct([*clean, *result_layouts(stage.shape, sources, self.slots), *self.permuted(stage)])
 
-    def permuted(self, stage: Affine) -> list[Placed]:
+    def permuted(self, stage: Affine | InputStage) -> list[Placed]:
         return [Placed(layout, next(plain_grids(stage.shape))) for layout in self.meetings.permuted(stage.shape)]
 
     def near(self, value: int, number: int) -> bool:

@@ -25,6 +25,7 @@ from pi_compiler.options import Options
 from pi_compiler.passes.compilation import Compilation, Limits
 from pi_compiler.passes.fold import folded
 from pi_compiler.passes.pack import NoLayout, pack_stages
+from pi_compiler.passes.refresh import BOOTSTRAP_LEVELS, USABLE, bootstraps, refreshed
 
 HEADROOM_BITS = 4.0
 """q_0 exceeds the scale by so much: values of a normalized network may reach 2^3 before they wrap."""
@@ -175,9 +176,9 @@ def schedule(c: Compilation) -> Compilation:
     except NoLayout:
         if not any(isinstance(s, Contract | Reduce) for s in stages.stages):
             raise
-        stages = folded(c, direct=False)
-        best = plan_stages(stages, options, c.limits, c.costs)
-    return replace(c, stages=stages, circuit=best.circuit, params=best.params, levels=best.levels, cost=best.cost)
+        best = plan_stages(folded(c, direct=False), options, c.limits, c.costs)
+    circuit = best.circuit
+    return replace(c, stages=circuit.stages, circuit=circuit, params=best.params, levels=best.levels, cost=best.cost)
 
 
 def plan_stages(stages: Stages, options: Options, limits: Limits, costs: CostTable) -> Plan:
@@ -190,6 +191,9 @@ def plan_stages(stages: Stages, options: Options, limits: Limits, costs: CostTab
     levels = levels_of(stages)
     depth = max(levels)
     choices = candidates(depth, options, limits)
+    if not choices and options.bootstraps:
+        stages, choices = bootstrapped(stages, options, limits)
+        levels, depth = levels_of(stages), BOOTSTRAP_LEVELS
     if not choices:
         raise _too_deep(stages, levels, depth, options, limits)
     plans: list[Plan] = []
@@ -207,6 +211,26 @@ def plan_stages(stages: Stages, options: Options, limits: Limits, costs: CostTab
     if missing is not None and not plans:
         raise missing
     return min(plans, key=lambda p: p.seconds)
+
+
+def bootstrapped(stages: Stages, options: Options, limits: Limits) -> tuple[Stages, list[Params]]:
+    """The stages with bootstraps, and parameters at the largest ring degree; those estimated to be the fastest.
+
+    Raises:
+        BudgetError: some stage takes more levels than any bootstrap leaves.
+    """
+    options = replace(options, log_n=limits.max_log_n if options.log_n is None else options.log_n)
+    least = max(depth_of(s) for s in stages.stages)
+    best: tuple[float, Stages, list[Params]] | None = None
+    for usable in USABLE:
+        params = candidates(usable + BOOTSTRAP_LEVELS, options, limits)
+        if usable < least or not params:
+            continue
+        made = refreshed(stages, usable)
+        seconds = bootstraps(made.stages) * Prices(params[0].log_n, {}).bootstrap(usable)
+        if best is None or seconds < best[0]:
+            best = seconds, made, params
+    return (stages, []) if best is None else best[1:]
 
 
 def constants_are_late(circuit: Circuit, levels: Sequence[int], params: Params) -> bool:

@@ -10,11 +10,24 @@ from pi_compiler.approx.poly import Fit, Poly
 from pi_compiler.cost import Prices
 from pi_compiler.ir.circuit import Circuit
 from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Opcode
-from pi_compiler.ir.stages import Affine, Contract, InputStage, Iterated, Polynomial, Reduce, Square, Stage
+from pi_compiler.ir.stages import (
+    Affine,
+    Contract,
+    InputStage,
+    Iterated,
+    Polynomial,
+    Reduce,
+    Refresh,
+    Square,
+    Stage,
+    Stages,
+    sources_of,
+)
 from pi_compiler.kernels.circuit import depth_of
 from pi_compiler.passes.compilation import Compilation, Range
 from pi_compiler.passes.schedule import constant_bytes, constants_are_late
 from pi_compiler.report import memory
+from pi_compiler.report.blocks import schedule_report
 
 Json = dict[str, object]
 
@@ -47,7 +60,7 @@ def plan_report(c: Compilation) -> Json:
         "target": "ckks",
         "backend": c.options.backend,
         "levels": max(levels),
-        "depth": max(levels),
+        "depth": depth_through(circuit.stages),
         "rotations": totals[Opcode.ROTATE],
         "distinct_rotations": len(cost.rotation_keys),
         "plain_products": totals[Opcode.MUL_PLAIN],
@@ -55,7 +68,8 @@ def plan_report(c: Compilation) -> Json:
         "relinearizations": totals[Opcode.RELINEARIZE],
         "rescalings": totals[Opcode.RESCALE],
         "instructions": sum(totals.values()),
-        "bootstraps": 0,
+        "bootstraps": totals[Opcode.BOOTSTRAP],
+        "estimated_bootstrap_seconds": sum(cost.estimated.values()),
         "log_n": params.log_n,
         "log_qp": params.log_qp,
         "log_scale": params.log_scale,
@@ -81,6 +95,7 @@ def plan_report(c: Compilation) -> Json:
         "rounds": 1,
         "offline_bytes": 0,
         "layers": layers(c, circuit, levels, prices),
+        "blocks": schedule_report(circuit, levels, cost, c.blocks),
         "activations": activations(c),
         "pareto": [{"levels": d, "error": e, "price": p} for d, e, p in c.frontier],
         "client_ops": {
@@ -90,6 +105,14 @@ def plan_report(c: Compilation) -> Json:
         },
         "notes": list(c.notes),
     }
+
+
+def depth_through(stages: Stages) -> int:
+    """Levels of the longest way through a network, bootstraps or not."""
+    spent: list[int] = []
+    for stage in stages.stages:
+        spent.append(depth_of(stage) + max((spent[s] for s in sources_of(stage)), default=0))
+    return max(spent[n] for n, _ in stages.outputs.values())
 
 
 def input_stages(circuit: Circuit) -> list[int]:
@@ -142,6 +165,8 @@ def kind_of(stage: Stage) -> str:
             return "sum over an axis"
         case Iterated():
             return "iteration"
+        case Refresh():
+            return "bootstrap"
         case _:
             return "product"
 

@@ -185,6 +185,7 @@ def explain_view(report: Json) -> RenderableType:
         Text(f"{report['model']} for backend {report['backend']}", style="bold"),
         facts(_header(report)),
         _layers(report),
+        *_blocks(report),
         *_activations(report),
         *_pareto(report),
         facts(_sizes(report), "Keys, sizes, memory"),
@@ -241,6 +242,28 @@ def _layers(report: Json) -> Table:
     return table("Layers", columns, rows, left=4)
 
 
+def _blocks(report: Json) -> list[Table]:
+    """What takes which levels in a transformer's blocks; absent in reports of earlier versions."""
+    found = entries(report.get("blocks"))
+    refreshed = any(number(e["bootstraps"]) for e in found)
+    rows = [
+        (
+            str(e["block"]),
+            str(e["part"]),
+            f"{e['level_in']} → {e['level_out']}",
+            count(e["rotations"]),
+            count(e["plain_products"]),
+            count(e["products"]),
+            milliseconds(e["predicted_seconds"]),
+            *((count(e["bootstraps"]), duration(e["estimated_bootstrap_seconds"])) if refreshed else ()),
+        )
+        for e in found
+    ]
+    columns = ("block", "part", "levels", "rot", "ct×pt", "ct×ct", "ms")
+    more = ("bootstraps", "estimated") if refreshed else ()
+    return [table("Blocks: what takes which levels", (*columns, *more), rows, left=2)] if rows else []
+
+
 def _activations(report: Json) -> list[Table]:
     found = entries(report["activations"])
     if not found:
@@ -295,8 +318,19 @@ def _times(r: Json) -> list[tuple[str, str]]:
         ("evaluate", duration(r["predicted_evaluate_seconds"])),
         ("decrypt", duration(r["predicted_decrypt_seconds"])),
         ("in all", f"{duration(r['predicted_seconds'])} per input"),
+        *_bootstraps(r),
         ("cost table", f"{costs} ({r['costs_machine']})"),
     ]
+
+
+def _bootstraps(r: Json) -> list[tuple[str, str]]:
+    if not number(r.get("bootstraps")) > 0:
+        return []
+    told = (
+        f"{r['bootstraps']}, estimated {duration(r['estimated_bootstrap_seconds'])} (published times of a CPU, not "
+        "measured here); nothing runs them, keys and memory are without theirs"
+    )
+    return [("bootstraps", told)]
 
 
 def _client_ops(report: Json) -> list[str]:

@@ -85,3 +85,58 @@ def test_a_variance_that_reaches_zero_is_refused_by_name():
 def test_a_form_that_compares_is_refused_by_name():
     with pytest.raises(ParameterError, match=r"2relu.*weights"):
         forms.forms(compilation(model("Softmax"), np.ones((4, 1, 6, 6)), softmax="2relu"))
+
+
+FORMS = {
+    "normalize-square": lambda x: np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True),
+    "normalize-square:2": lambda x: np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True),
+    "relu": lambda x: np.maximum(x, 0.0) / 6,
+    "sigmoid": lambda x: 1.0 / (1.0 + np.exp(np.log(6) - x)),
+    "square": lambda x: x**2 / 6,
+    "linear": lambda x: x / 6,
+}
+
+
+@pytest.mark.parametrize("softmax", FORMS)
+def test_a_form_is_its_formula(softmax):
+    """Before fits take the place of its functions."""
+    samples = RNG.normal(size=(20, 1, 6, 6))
+    graph = forms.forms(compilation(model("Softmax"), samples, softmax=softmax)).graph
+    found = -evaluate(graph, {"x": samples})["y"]
+    np.testing.assert_allclose(found, FORMS[softmax](samples), atol=1e-9)
+
+
+def test_sums_of_squared_weights_have_an_interval_that_no_data_leave():
+    """Weights of mean 1: the mean of their squares lies between 1 and the length, whatever calibration showed."""
+    samples = RNG.normal(size=(20, 1, 6, 6))
+    samples[0, 0, 0] = [9, -9, -9, -9, -9, -9]
+    graph = forms.forms(compilation(model("Softmax"), samples, softmax="normalize-square:3")).graph
+    later = [n for n in graph.nodes() if n.op == "Reciprocal"][1:]
+    assert len(later) == 3
+    for inverse in later:
+        low, high = inverse.attrs["interval"]
+        assert low >= 1 / 1.0625
+        assert high <= 6 * 1.0625
+
+
+def test_a_layer_may_have_its_own_form():
+    """Wide scores need another one than narrow ones; names that are no softmax are refused together."""
+    samples = RNG.normal(size=(20, 1, 6, 6))
+    c = compilation(model("Softmax"), samples, softmaxes={"weights": "sigmoid"})
+    assert {n.op for n in forms.forms(c).graph.nodes()} >= {"Sigmoid"}
+    with pytest.raises(ParameterError, match=r"here, there(.|\n)*those of this model: weights"):
+        forms.forms(compilation(model("Softmax"), samples, softmaxes={"here": "power", "there": "power:2"}))
+
+
+@pytest.mark.parametrize("text", ["power:3", "power:", "relu:1", "normalize-square:0", "max", "2quad:-1", "power:nan"])
+def test_a_form_that_does_not_exist_is_refused(text):
+    with pytest.raises(ParameterError, match=r"is not known; known: max-exp"):
+        Options(softmax=text)
+
+
+def test_scores_under_an_unknown_mask_are_refused_by_name():
+    """Very negative numbers that the model takes as an input: nobody says where they come from."""
+    samples = RNG.normal(size=(20, 1, 6, 6))
+    samples[..., 4:] = -1e9
+    with pytest.raises(CalibrationError, match=r"'weights': scores reach -1e\+09, needed: above -1000"):
+        forms.forms(compilation(model("Softmax"), samples))

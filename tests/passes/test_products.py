@@ -197,3 +197,20 @@ def test_products_in_every_space_are_numpys(heads: int, rows: int, terms: int, c
         y = [alg.input(v, 1) for v in right[0].pack(b)]
         got = np.stack([alg.of(v) for v in contract(alg, x, y, plan, 0)])
         np.testing.assert_allclose(layout.unpack(got), a @ b, atol=1e-9)
+
+
+@pytest.mark.parametrize(("form", "most"), [("max-exp", 12), ("normalize-square:1", 16), ("power", 10)])
+def test_a_softmax_alone_rotates_for_its_sums_only(form: str, most: int) -> None:
+    """The client packs rows where sums over them repeat; nothing moves, and no exponential is taken twice."""
+    nodes = [helper.make_node("Softmax", ["x"], ["w"], "softmax"), helper.make_node("Mul", ["w", "one"], ["y"], "out")]
+    source = model(nodes, {"one": np.float32(1.0)}, (1, 16, 16))
+    x = np.random.default_rng(0).normal(size=(24, 1, 16, 16))
+    compiled = compile(source, calibration=x, options=Options(softmax=form, backend="sim", insecure=True, log_n=12))
+    report = compiled.report
+    sums = 2 if form.startswith("normalize") else 1
+    assert report["rotations"] == 4 * sums
+    assert report["products"] <= most + 4
+    exact = np.exp(x[:4]) / np.exp(x[:4]).sum(axis=-1, keepdims=True)
+    if form != "power":
+        found = compiled.run({"x": x[:4]}, backend="clear").outputs["y"]
+        assert np.abs(found - exact).max() < 0.03

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import numpy as np
 
@@ -119,7 +120,9 @@ class Protect(Walk):
             raise ApproximationError("it has no exact form on shares: --activation auto, or a method for this layer")
         goal, density = goal_of(node), Density.of_histogram(seen.edges, seen.mass)
         domain = domain_of(goal, seen.widened(self.options.margin), density)
-        if wanted.method == "auto":
+        if wanted.method == "auto" and goal.name == "reciprocal" and "interval" in node.attrs:
+            fit = reciprocal(*cast(tuple[float, float], node.attrs["interval"]))
+        elif wanted.method == "auto":
             fit = self.cheapest(goal, domain, density, seen.held_out, node.size)
         elif registry.METHODS.get(wanted.method) is None or (
             registry.METHODS[wanted.method].protocol == "ckks" and wanted.method != "mpcformer"
@@ -168,7 +171,7 @@ class Protect(Walk):
         """One of the replacements, with its exponential and its division fitted."""
         x = self.values[id(node.inputs[0])][: self.kept]
         attrs = dict(node.attrs)
-        method, extra = self.options.softmax, 0.0
+        method, extra = self.options.softmax_of(node.origin).form, 0.0
         attrs["method"] = method
         axis = integer(node, "axis") + 1
         margin = self.options.margin
