@@ -85,7 +85,8 @@ def extended(stage: Contract, anchor: Layout, slots: int) -> Space | None:
 def projected(space: Space, axes: str, sizes: Mapping[str, int], shape: Shape, slots: int) -> Layout | None:
     """An operand's layout in a space; None if its copies cannot be made by rotations."""
     if not axes:
-        return None
+        # A single number, such as the length of a sentence, repeats everywhere.
+        return Layout(shape, slots, np.zeros((1, 1), np.int64), True, space.name)
     where = [space.where[a] for a in axes]
     inside = np.logical_and.reduce([(c >= 0) & (c < sizes[a]) for a, c in zip(axes, where, strict=True)])
     index = np.where(inside, numbered(space.where, axes, sizes, where[0]), -1)
