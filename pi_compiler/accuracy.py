@@ -78,7 +78,7 @@ def classes(scores: FloatArray, labels: NDArray[np.integer]) -> NDArray[np.int64
 
 def _original(compiled: CompiledModel, inputs: Values, output: str, notes: list[str], progress: Progress) -> FloatArray:
     """Scores of the model as it came: of our graph, or of the file itself where parts of it were replaced."""
-    shapes = {n: compiled.signature.taken(n) for n in compiled.signature.inputs}
+    shapes = compiled.signature.shapes
     try:
         graph = import_model(compiled.models["model.onnx"], input_shapes=shapes).graph
     except UnsupportedOperator:

@@ -136,7 +136,7 @@ def evaluate_mpc(
 
 
 def _original(compiled: CompiledMpc, inputs: Values, output: str, progress: Progress) -> FloatArray:
-    shapes = {n: p.shape for n, p in compiled.program.inputs.items()}
+    shapes = compiled.program.shapes
     graph = import_model(compiled.models["model.onnx"], input_shapes=shapes, target="mpc").graph
     count = min(len(v) for v in inputs.values())
     parts = []

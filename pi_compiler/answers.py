@@ -62,10 +62,10 @@ def stacked(compiled: CompiledModel, x: Samples) -> dict[str, FloatArray]:
     Raises:
         ShapeMismatch: naming every input that is missing, unknown or of another shape.
     """
-    found = compiled.sample(x)
-    faults = [f"input {n!r} is missing" for n in compiled.signature.inputs if n not in found]
+    found, shapes = compiled.sample(x), compiled.signature.shapes
+    faults = [f"input {n!r} is missing" for n in shapes if n not in found]
     for name, values in found.items():
-        shape = compiled.signature.taken(name)
+        shape = shapes[name]
         if values.ndim == len(shape):
             found[name] = values = values[None]
         if values.ndim != len(shape) + 1 or values.shape[1:] != shape:

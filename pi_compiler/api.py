@@ -23,10 +23,10 @@ from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Program, Signature
 from pi_compiler.ir.protocols import protocol_of
 from pi_compiler.mpc import CompiledMpc, compile_mpc
+from pi_compiler.ops.front import joined
 from pi_compiler.options import Options
 from pi_compiler.passes.calibrate import check_samples
 from pi_compiler.passes.compilation import Compilation, Limits
-from pi_compiler.passes.lookup import with_lookups
 from pi_compiler.pipelines import CKKS, Observer, run
 from pi_compiler.report.plan import plan_report
 from pi_compiler.report.precision import simulated_bits
@@ -133,14 +133,13 @@ class CompiledModel:
         Raises:
             ShapeMismatch: a shape or name does not fit.
         """
-        given = by_name(x, list(self.signature.inputs))
+        shapes = self.signature.shapes
+        given = by_name(x, list(shapes))
         shaped: dict[str, FloatArray] = {}
         for name, values in given.items():
-            if name not in self.signature.inputs:
-                raise ShapeMismatch(
-                    f"there is no input {name!r}", f"the model's inputs: {', '.join(self.signature.inputs)}"
-                )
-            shape = self.signature.taken(name)
+            shape = shapes.get(name)
+            if shape is None:
+                raise ShapeMismatch(f"there is no input {name!r}", f"the model's inputs: {', '.join(shapes)}")
             if values.shape[-len(shape) :] != shape and shape[0] == 1 and values.shape[-len(shape) + 1 :] == shape[1:]:
                 values = values.reshape(*values.shape[: values.ndim - len(shape) + 1], *shape)
             shaped[name] = values
@@ -333,8 +332,8 @@ def finish(c: Compilation, models: dict[str, bytes]) -> CompiledModel:
     params = Compilation.require(c.params, "finish", "schedule")
     signature = Compilation.require(c.signature, "finish", "lower")
     replaced = Compilation.require(c.replaced, "finish", "approximate")
-    models = {**models, "polynomial.onnx": export(with_lookups(replaced, c.lookups), None).SerializeToString()}
-    return CompiledModel(program, params, signature, plan_report(c), models)
+    models = {**models, "polynomial.onnx": export(joined(c.front, replaced), None).SerializeToString()}
+    return CompiledModel(program, params, replace(signature, front=c.front), plan_report(c), models)
 
 
 def plan(

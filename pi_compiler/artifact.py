@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 import pi_compiler
 from pi_compiler import files
 from pi_compiler.errors import ArtifactError, ParameterError
+from pi_compiler.ir.front import described, restored
+from pi_compiler.ir.graph import Graph
 from pi_compiler.ir.layout import Layout
-from pi_compiler.ir.lookups import Lookup
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import Port, Program, Signature
 
@@ -108,8 +109,6 @@ def _write(artifact: Artifact, folder: Path) -> None:
     ports |= {f"output/{n}": q for n, q in artifact.signature.outputs.items()}
     for number, port in enumerate(ports.values()):
         arrays[f"layout_{number}"] = port.layout.index
-    for name, found in artifact.signature.lookups.items():
-        arrays[f"lookup/{name}"] = found.table
     table = []
     with (folder / "constants.bin").open("wb") as f:
         offset = 0
@@ -119,6 +118,10 @@ def _write(artifact: Artifact, folder: Path) -> None:
             table.append((offset, c.size, 8 if c.dtype == np.float64 else 4))
             offset += len(data)
     arrays["constants"] = np.array(table, np.int64).reshape(-1, 3)
+    head = None
+    if artifact.signature.front is not None:
+        head, tables = described(artifact.signature.front)
+        arrays |= {f"front/{name}": values for name, values in tables.items()}
     np.savez_compressed(folder / "program.npz", **arrays)  # type: ignore[arg-type]
     for name, data in artifact.models.items():
         (folder / name).write_bytes(data)
@@ -133,7 +136,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
         },
         "ports": [_port(name, number, port) for number, (name, port) in enumerate(ports.items())],
         "client_ops": {n: [[op, dict(attrs)] for op, attrs in ops] for n, ops in artifact.signature.client_ops.items()},
-        "lookups": {n: found.shape for n, found in artifact.signature.lookups.items()},
+        "front": head,
         "inputs": p.inputs,
         "outputs": p.outputs,
         "origins": p.origins,
@@ -269,7 +272,7 @@ def _read(folder: Path, m: dict[str, object]) -> Artifact:
     ports: dict[str, Port] = {}
     for raw_port in _sequence(m["ports"]):
         q = _mapping(raw_port)
-        shape = _shape(q["shape"])
+        shape = tuple(int(str(d)) for d in _sequence(q["shape"]))
         layout = Layout(
             shape, int(str(q["slots"])), arrays[f"layout_{q['layout']}"], bool(q["zero"]), str(q["layout_name"])
         )
@@ -282,11 +285,22 @@ def _read(folder: Path, m: dict[str, object]) -> Artifact:
         {n.removeprefix("input/"): q for n, q in ports.items() if n.startswith("input/")},
         {n.removeprefix("output/"): q for n, q in ports.items() if n.startswith("output/")},
         client_ops,
-        {n: Lookup(arrays[f"lookup/{n}"], _shape(shape)) for n, shape in _mapping(m.get("lookups", {})).items()},
+        _front(m.get("front"), arrays),
     )
     names = _mapping(m["files"])
     models = {n: (folder / n).read_bytes() for n in names if n.endswith(".onnx")}
     return Artifact(program, params, signature, report, models)
+
+
+def _front(head: object, arrays: Mapping[str, NDArray[np.generic]]) -> Graph | None:
+    """What the client computes before encryption."""
+    if head is None:
+        return None
+    tables = {n.removeprefix("front/"): a for n, a in arrays.items() if n.startswith("front/")}
+    try:
+        return restored(_mapping(head), tables)
+    except (ValueError, KeyError, TypeError) as e:
+        raise ArtifactError(f"the manifest is malformed: {e}") from e
 
 
 def _constants(path: Path, table: NDArray[np.int64]) -> tuple[NDArray[np.float64] | NDArray[np.float32], ...]:
@@ -299,10 +313,6 @@ def _constants(path: Path, table: NDArray[np.int64]) -> tuple[NDArray[np.float64
         data = raw[offset : offset + size * width]
         found.append(data.view(np.float64) if width == 8 else data.view(np.float32))
     return tuple(found)
-
-
-def _shape(value: object) -> tuple[int, ...]:
-    return tuple(int(str(d)) for d in _sequence(value))
 
 
 def _mapping(value: object) -> dict[str, object]:

@@ -17,7 +17,7 @@ import numpy as np
 from pi_compiler.artifact import Json, seal_folder, target_of, verified, write_folder
 from pi_compiler.errors import ArtifactError
 from pi_compiler.ir.mpc_program import MpcProgram
-from pi_compiler.runtime.mpc.handout import described, public_view, restored
+from pi_compiler.runtime.mpc.handout import described, front_arrays, public_view, restored
 
 WEIGHTS = "weights.npz"
 """The only file that holds secrets of the model's owner, besides ``model.onnx``."""
@@ -55,6 +55,7 @@ def _write(artifact: MpcArtifact, folder: Path) -> None:
 def _write_public(p: MpcProgram, folder: Path) -> None:
     public = {f"c{n}": np.asarray(c.values) for n, c in enumerate(p.consts) if c.owner != "model"}
     public |= {f"i{n}": np.asarray(v) for n, v in enumerate(p.indices)}
+    public |= front_arrays(p)
     np.savez_compressed(folder / "constants.npz", **public)  # type: ignore[arg-type]
     (folder / "program.json").write_text(json.dumps(described(p)))
 

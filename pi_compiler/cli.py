@@ -190,6 +190,12 @@ def compile(
     stochastic_bits: Annotated[
         int, typer.Option("--stochastic-bits", help="MPC: low bits that comparisons leave out (Circa).")
     ] = 0,
+    embedding: Annotated[
+        Literal["client", "secret"],
+        typer.Option(
+            "--embedding", help="Who looks tokens up: the client, or (MPC only) the parties in a secret table."
+        ),
+    ] = DEFAULTS.embedding,
     input_shape: Shapes = None,
     emit_onnx: Annotated[
         Path | None, typer.Option("--emit-onnx", metavar="FILE", help="Also write the HE-friendly model as ONNX.")
@@ -232,6 +238,7 @@ def compile(
         wrap_budget=wrap_budget,
         softmax=softmax,
         stochastic_bits=stochastic_bits,
+        embedding=embedding,
     )
     refuse_foreign(
         target,

@@ -256,10 +256,7 @@ def compare(folder: Path, calibration: str | None, data: str | None, json: Path 
     found: CompiledMpc | CompiledModel | None = secure or plain
     if found is None:
         raise ParameterError(f"{folder} holds no compiled model")
-    if secure is not None:
-        shapes = {n: p.shape for n, p in secure.program.inputs.items()}
-    else:
-        shapes = {n: p.layout.shape for n, p in plain.signature.inputs.items()} if plain is not None else {}
+    shapes = found.signature.shapes if isinstance(found, CompiledModel) else found.program.shapes
     with progress() as report:
         report("read", 0, 1)
         samples = arrays.read(calibration)[0] if calibration is not None else None

@@ -20,6 +20,7 @@ from pi_compiler.errors import ModelError, ParameterError
 from pi_compiler.ir.graph import Attr, FloatArray, Graph, IntArray, Node
 from pi_compiler.ops import OPS
 from pi_compiler.ops.elementwise import poly_operands
+from pi_compiler.ops.masks import is_whole
 
 OPSET, IR_VERSION = 20, 9
 DOMAIN = "pi_compiler"
@@ -81,6 +82,9 @@ class _Writer:
     def model(self) -> onnx.ModelProto:
         """Everything as one model."""
         last = {id(n): name for n, name, ops in self.ends() if not ops}
+        for node in self.graph.inputs:
+            if is_whole(node):
+                self.names[id(node)] = self.call("Cast", [node.origin], node.origin, to=int(TensorProto.FLOAT))
         for node in self.graph.nodes():
             if node.op != "Input":
                 self.origin = node.origin or node.op
@@ -88,14 +92,7 @@ class _Writer:
                 result = OPS[node.op].emit(node, [self.names[id(i)] for i in node.inputs], self)
                 self.names[id(node)] = self.renamed(result, last.get(id(node)), before)
         outputs = [self.output(node, name, ops) for node, name, ops in self.ends()]
-        others = {id(i) for n in self.graph.nodes() for i in n.inputs if n.op != "Embedding"}
-        looked_up = {id(i) for n in self.graph.nodes() for i in n.inputs if n.op == "Embedding"} - others
-        inputs = [
-            helper.make_tensor_value_info(
-                n.origin, TensorProto.INT64 if id(n) in looked_up else TensorProto.FLOAT, n.shape
-            )
-            for n in self.graph.inputs
-        ]
+        inputs = [helper.make_tensor_value_info(n.origin, _kind(n), n.shape) for n in self.graph.inputs]
         body = helper.make_graph(self.nodes, self.graph.name, inputs, outputs, self.constants)
         imports = [helper.make_opsetid("", OPSET)]
         imports += [helper.make_opsetid(DOMAIN, 1)] * bool(self.functions)
@@ -178,6 +175,10 @@ class _Writer:
             self.functions[name] = _function(name, basis, len(coef) - 1)
         operands = [x, self.constant(coef), self.constant(np.stack([low, high]))]
         return self.append(name, operands, node.origin, DOMAIN, {})
+
+
+def _kind(node: Node) -> int:
+    return TensorProto.INT64 if is_whole(node) else TensorProto.FLOAT
 
 
 def _unique(name: str, used: set[str]) -> str:

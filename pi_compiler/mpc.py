@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -100,4 +100,4 @@ def compile_mpc(c: Compilation, models: Mapping[str, bytes], observers: Sequence
     """
     c = run(c, MPC, observers)
     program = Compilation.require(c.mpc_program, "finish", "encode")
-    return CompiledMpc(program, mpc_report(c), models)
+    return CompiledMpc(replace(program, front=c.front), mpc_report(c), models)

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from pi_compiler.errors import ParameterError
 
 Target: TypeAlias = Literal["ckks", "mpc"]
+Embedding: TypeAlias = Literal["client", "secret"]
 Softmax: TypeAlias = Literal["max-exp", "2quad", "2relu", "power"]
 
 
@@ -92,6 +93,8 @@ class Options:
         wrap_budget: MPC: largest expected number of truncations per inference that wrap around.
         softmax: what an inner Softmax becomes; ``"2relu"`` compares and is for MPC.
         stochastic_bits: MPC: low bits that comparisons leave out (Circa).
+        embedding: who looks token numbers up: ``"client"``, which then knows the tables, or, under MPC only,
+            ``"secret"``: one-hot rows are shared and multiplied by the table.
     """
 
     activation: Activation = field(default_factory=Activation)
@@ -115,6 +118,7 @@ class Options:
     wrap_budget: float = 1e-3
     softmax: Softmax = "max-exp"
     stochastic_bits: int = 0
+    embedding: Embedding = "client"
 
     def __post_init__(self) -> None:
         faults = []
@@ -140,5 +144,7 @@ class Options:
             faults.append(f"wrap_budget={self.wrap_budget} must be in (0, 1)")
         if not 0 <= self.stochastic_bits <= 20:
             faults.append(f"stochastic_bits={self.stochastic_bits} must be in [0, 20]")
+        if self.embedding == "secret" and self.target != "mpc":
+            faults.append("embedding='secret' is for target 'mpc'")
         if faults:
             raise ParameterError("options are out of range", *faults)

@@ -13,11 +13,10 @@ from pi_compiler.artifact_mpc import load_handout, load_weights
 from pi_compiler.errors import BackendUnavailable, ParameterError
 from pi_compiler.ir.client_ops import apply_client_ops
 from pi_compiler.ir.graph import FloatArray
-from pi_compiler.ir.mpc_meaning import shared_rows
 from pi_compiler.ir.mpc_program import DATA_PARTY, MODEL_PARTY, MpcProgram
 from pi_compiler.ir.protocols import threat_model
 from pi_compiler.runtime.mpc import library
-from pi_compiler.runtime.mpc.backend import stacked
+from pi_compiler.runtime.mpc.backend import shared_inputs, stacked
 from pi_compiler.runtime.mpc.job import Address, Job
 
 DEALT, FIRST_PARTY = "crypten-ttp", "crypten-tfp"
@@ -140,5 +139,4 @@ def take_part(
 def _inputs(program: MpcProgram, samples: object) -> dict[str, FloatArray]:
     if samples is None:
         raise ParameterError("the data's owner needs an input", hint="--input X.npy")
-    given = stacked(program, samples)  # type: ignore[arg-type]
-    return {name: shared_rows(port, given[name]) for name, port in program.inputs.items()}
+    return shared_inputs(program, stacked(program, samples))  # type: ignore[arg-type]

@@ -14,9 +14,10 @@ from pi_compiler.passes.commute import commute
 from pi_compiler.passes.compilation import Compilation
 from pi_compiler.passes.fold import fold
 from pi_compiler.passes.forms import forms
-from pi_compiler.passes.lookup import lookup
+from pi_compiler.passes.front import front
 from pi_compiler.passes.lower import lower
 from pi_compiler.passes.mpc.encode import encode
+from pi_compiler.passes.mpc.hide import hide
 from pi_compiler.passes.mpc.protect import protect
 from pi_compiler.passes.mpc.trade import trade
 from pi_compiler.passes.recognize import recognize
@@ -29,7 +30,7 @@ Observer: TypeAlias = Callable[[str, Compilation, float], None]
 _log = logging.getLogger(__name__)
 
 CKKS: tuple[tuple[str, Pass], ...] = (
-    ("lookup", lookup),
+    ("front", front),
     ("recognize", recognize),
     ("forms", forms),
     ("commute", commute),
@@ -43,7 +44,9 @@ CKKS: tuple[tuple[str, Pass], ...] = (
 """Graph to program. Packing is part of scheduling: which layouts are cheap depends on the ring degree."""
 
 MPC: tuple[tuple[str, Pass], ...] = (
+    ("front", front),
     ("recognize", recognize),
+    ("hide", hide),
     ("calibrate", calibrate),
     ("trade", trade),
     ("protect", protect),

@@ -19,6 +19,7 @@ from pi_compiler.ir.client_ops import apply_client_ops
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Opcode, Port, Program, Signature
+from pi_compiler.ops.front import encrypted_inputs
 from pi_compiler.runtime.backend import Backend, Ciphertext, Client, get_backend, require
 from pi_compiler.runtime.executor import Prepared, Progress, execute, prepare
 from pi_compiler.runtime.flooding import Flood
@@ -51,10 +52,10 @@ class Result:
 
 
 def pack_inputs(signature: Signature, inputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-    """Slot vectors (..., ciphertexts, period) of every input, looked up where it is numbers; what the client encrypts.
+    """Slot vectors (..., ciphertexts, period) of every input; what the client encrypts.
 
     Raises:
-        ShapeMismatch: an input is missing, unknown, has the wrong shape, is not finite, or no number of a table's row.
+        ShapeMismatch: an input is missing, unknown, has the wrong shape, or is not finite.
     """
     faults = [f"input {n!r} is missing" for n in signature.inputs if n not in inputs]
     faults += [f"there is no input {n!r}" for n in inputs if n not in signature.inputs]
@@ -62,7 +63,7 @@ def pack_inputs(signature: Signature, inputs: Mapping[str, FloatArray]) -> dict[
     for name, port in signature.inputs.items():
         if name not in inputs:
             continue
-        x, shape = np.asarray(inputs[name]), signature.taken(name)
+        x, shape = np.asarray(inputs[name]), port.layout.shape
         if x.dtype.kind not in "fiub":
             faults.append(f"input {name!r} has type {x.dtype}, needed are real numbers")
         elif x.shape[-len(shape) :] != shape:
@@ -70,8 +71,6 @@ def pack_inputs(signature: Signature, inputs: Mapping[str, FloatArray]) -> dict[
         elif not np.isfinite(x).all():
             faults.append(f"input {name!r} has values that are not finite")
         else:
-            found = signature.lookups.get(name)
-            x = x if found is None else found.of(x, name)
             packed[name] = port.layout.pack(x.astype(np.float64) / port.gain)
     if faults:
         raise ShapeMismatch("the input does not fit the model", *faults)
@@ -143,7 +142,8 @@ class Session:
     def encrypt(self, inputs: Mapping[str, FloatArray]) -> dict[str, list[Ciphertext]]:
         """The client's first half."""
         sealed: dict[str, list[Ciphertext]] = {}
-        for name, slots in pack_inputs(self.signature, inputs).items():
+        values = encrypted_inputs(self.signature.front, inputs)
+        for name, slots in pack_inputs(self.signature, values).items():
             port = self.signature.inputs[name]
             sealed[name] = [
                 self.client.encrypt(slots[..., i, :], port.level, port.scale) for i in range(slots.shape[-2])

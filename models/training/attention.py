@@ -9,6 +9,7 @@ ReLU attention, Wortsman et al., 2023, and Zimerman et al., 2023). Normalization
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -21,7 +22,7 @@ from pi_compiler.ir.graph import Attr, Node
 from pi_compiler.models.training.operations import tensor
 from pi_compiler.models.training.steps import Norm, Step, horner, numbers
 from pi_compiler.ops import forms
-from pi_compiler.ops.joint import LOOKED_UP, centers
+from pi_compiler.ops.joint import centers
 from pi_compiler.ops.linear import affine
 from pi_compiler.ops.op import array, integer, number, optional_array
 
@@ -37,7 +38,7 @@ __all__ = [
     "TwoQuad",
 ]
 
-_DELTA = 1e-6
+_DELTA, _FAR = 1e-6, -1e9
 
 
 class Form(nn.Module):
@@ -50,8 +51,8 @@ class Form(nn.Module):
     divisor: torch.Tensor | None = None
     mask: torch.Tensor | None
 
-    def write(self, x: Node, node: Node, open_: Node | None = None) -> Node:
-        """What it computes in evaluation mode, as nodes on x, and on what is 1 at open places."""
+    def write(self, x: Node, node: Node) -> Node:
+        """What it computes in evaluation mode, as nodes on x; a second operand of the node is 1 at open places."""
         raise InternalError(f"{type(self).__name__} cannot be written")
 
 
@@ -83,7 +84,7 @@ class _Replaceable(Step):
     def write(self, inputs: tuple[Node, ...]) -> Node:
         if self.form is None:
             return super().write(inputs)
-        return self.form.write(inputs[0], self.node, *inputs[1:])
+        return self.form.write(inputs[0], replace(self.node, inputs=inputs))
 
 
 class Softmax(_Replaceable):
@@ -99,7 +100,7 @@ class Softmax(_Replaceable):
         scores = x if mask is None else x.masked_fill(mask == 0.0, -torch.inf)
         for places in open_:
             # Not minus infinity: a row may have no open place at all.
-            scores = scores + LOOKED_UP * (1.0 - places)
+            scores = scores.masked_fill(_aligned(places, scores) < 0.5, _FAR)
         return scores.softmax(integer(self.node, "axis") + 1)
 
 
@@ -160,8 +161,8 @@ class PowerWeights(Form):
         self.divisor = divisor * largest**self.power if torch.is_grad_enabled() else None
         return powered / (divisor * x.shape[self.axis])
 
-    def write(self, x: Node, node: Node, open_: Node | None = None) -> Node:
-        return forms.power_softmax(x, node, self.power, self.eps, open_=open_)
+    def write(self, x: Node, node: Node) -> Node:
+        return forms.power_softmax(x, node, self.power, self.eps)
 
 
 class TwoQuad(Form):
@@ -185,8 +186,8 @@ class TwoQuad(Form):
         self.divisor = total if torch.is_grad_enabled() else None
         return squares / (total * x.shape[self.axis])
 
-    def write(self, x: Node, node: Node, open_: Node | None = None) -> Node:
-        return forms.two_quad(x, node, float(self.shift.detach()), open_=open_)
+    def write(self, x: Node, node: Node) -> Node:
+        return forms.two_quad(x, node, float(self.shift.detach()))
 
 
 class QuadraticWeights(Form):
@@ -207,16 +208,22 @@ class QuadraticWeights(Form):
     def forward(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
         return _opened(horner(self.coef, x) / x.shape[self.axis], self.mask, open_)
 
-    def write(self, x: Node, node: Node, open_: Node | None = None) -> Node:
+    def write(self, x: Node, node: Node) -> Node:
         coef = numbers(self.coef) / x.shape[self.axis - 1]
-        return forms.quadratic_weights(x, node, coef, open_)
+        return forms.quadratic_weights(x, node, coef)
 
 
 def _opened(x: torch.Tensor, mask: torch.Tensor | None, open_: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """Zero at hidden places."""
-    for places in open_ if mask is None else (mask, *open_):
-        x = x * places
+    x = x if mask is None else x * mask
+    for places in open_:
+        x = x * _aligned(places, x)
     return x
+
+
+def _aligned(places: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Places (n, ...) with as many axes as x, the new ones behind the samples."""
+    return places.reshape(len(places), *(1,) * (x.dim() - places.dim()), *places.shape[1:])
 
 
 class BatchStatistics(Form):
@@ -239,7 +246,7 @@ class BatchStatistics(Form):
         y: torch.Tensor = self.norm(x.reshape(-1, self.norm.num_features))
         return y.reshape(x.shape)
 
-    def write(self, x: Node, node: Node, open_: Node | None = None) -> Node:
+    def write(self, x: Node, node: Node) -> Node:
         mean, variance = self.norm.running_mean, self.norm.running_var
         if mean is None or variance is None:
             raise InternalError("a BatchNorm without running statistics cannot be written")
@@ -263,7 +270,7 @@ class Scaling(Form):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.scale.view(self.shape) + self.bias.view(self.shape)
 
-    def write(self, x: Node, node: Node, open_: Node | None = None) -> Node:
+    def write(self, x: Node, node: Node) -> Node:
         return affine(x, numbers(self.scale).reshape(self.shape), numbers(self.bias).reshape(self.shape), node.origin)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from pi_compiler.ir.graph import FloatArray, Node
-from pi_compiler.ops.op import array, integer, ints, number
+from pi_compiler.ops.op import array, integer, ints, number, optional_array
 
 __all__ = ["COMPARING", "FUNCTIONS", "MOVEMENTS", "OPERATIONS", "tensor"]
 
@@ -65,6 +65,13 @@ def _dot(node: Node) -> Callable[..., torch.Tensor]:
     return product
 
 
+def _less(node: Node) -> Callable[..., torch.Tensor]:
+    """1 where x < y, or x < bound with one operand: masks made of whole numbers."""
+    bound = optional_array(node, "bound")
+    given = () if bound is None else (tensor(bound),)
+    return lambda x, *y: (x < (*y, *given)[0]).to(torch.float32)
+
+
 def _pad_step(node: Node) -> Callable[..., torch.Tensor]:
     pads, rank = ints(node, "pads"), len(node.shape)
     ends = [p for pair in reversed(list(zip(pads[:rank], pads[rank:], strict=True))) for p in pair]
@@ -109,6 +116,7 @@ OPERATIONS: Final[Mapping[str, Callable[[Node], Callable[..., torch.Tensor]]]] =
     "Sub": lambda n: torch.sub,
     "Mul": lambda n: torch.mul,
     "Dot": _dot,
+    "IsLess": _less,
     "AveragePool": _pool,
     "ReduceSum": _reduction(torch.sum),
     "ReduceMean": _reduction(torch.mean),

@@ -32,7 +32,8 @@ OWN_DOMAIN = "pi_compiler"
 
 _LIMIT = 2**31 - 1  # protobuf serializes no more
 _FLOATS = frozenset({1, 10, 11, 16})  # float, float16, double, bfloat16
-_WHOLE = frozenset({6, 7})  # int32, int64
+WHOLE = frozenset({6, 7, 9})
+"""Element types of inputs that hold whole numbers: int32, int64, bool."""
 _FOLD_LIMIT = 1 << 24  # elements of a constant worth computing at compile time
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive, such as PyTorch's .pt (export it with torch.onnx.export)",
@@ -307,8 +308,8 @@ def _fix_input(port: onnx.ValueInfoProto, wanted: Shape | None) -> Iterator[str]
         yield f"input {port.name!r} is no tensor"
         return
     tensor = port.type.tensor_type
-    if tensor.elem_type not in _FLOATS | _WHOLE:
-        yield f"input {port.name!r} holds {type_name(tensor.elem_type)}, needed are floats"
+    if tensor.elem_type not in _FLOATS | WHOLE:
+        yield f"input {port.name!r} holds {type_name(tensor.elem_type)}, needed are floats or whole numbers"
         return
     declared = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
     if wanted is None:
@@ -337,12 +338,6 @@ def type_name(elem_type: int) -> str:
     """An element type's name."""
     known = onnx.TensorProto.DataType.values()
     return str(onnx.TensorProto.DataType.Name(elem_type)).lower() if elem_type in known else f"type {elem_type}"
-
-
-def whole_inputs(model: onnx.ModelProto) -> dict[str, str]:
-    """Inputs that hold integers, and which kind of them: numbers that something is looked up by."""
-    ports = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
-    return {name: type_name(kind) for name, kind in ports.items() if kind in _WHOLE}
 
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, Shape]:

@@ -91,7 +91,6 @@ def import_model(
     walk.run()
     graph = recognize.recognize(walk.partial() if walk.faulty else walk.graph(name))
     walk.leave(graph)
-    walk.check_whole(graph)
     walk.refuse(name)
     return Imported(graph, tuple(walk.notes), opset, given)
 
@@ -121,7 +120,6 @@ def inspect_model(
     walk.run()
     graph = recognize.recognize(walk.partial() if walk.faulty else walk.graph(name))
     walk.leave(graph)
-    walk.check_whole(graph)
     walk.refuse(name, unsupported=False)
     found = [n for n in graph.nodes() if n.op in OPS and OPS[n.op].kind != "linear"]
     shapes = load.shapes_of(prepared)

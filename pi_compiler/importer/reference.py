@@ -43,12 +43,13 @@ def reference(model: bytes, inputs: Mapping[str, FloatArray]) -> dict[str, Float
     return {n: np.stack([np.asarray(f[i], np.float64) for f in found]) for i, n in enumerate(names)}
 
 
-_DTYPES = {
+_DTYPES: dict[str, type[np.generic]] = {
     "float": np.float32,
     "double": np.float64,
     "float16": np.float16,
     "int32": np.int32,
     "int64": np.int64,
+    "bool": np.bool_,
 }
 
 

@@ -18,6 +18,7 @@ from pi_compiler.importer.advice import HIDDEN, RANDOM, advice
 from pi_compiler.ir.client_ops import CLIENT_OPS
 from pi_compiler.ir.graph import Attr, Graph, Node, Shape
 from pi_compiler.ops import INNER_READERS, MPC_READERS, READERS, recognize
+from pi_compiler.ops.front import strange_masks
 from pi_compiler.ops.op import Call, Constant, axis_of
 from pi_compiler.ops.pooling import read_average_pool
 from pi_compiler.ops.shaping import checked
@@ -83,7 +84,8 @@ class Walk:
             self.values[name] = self.constant(tensor)
         for port in self.model.graph.input:
             if port.name not in weights:
-                node = Node("Input", (), self.shapes[port.name], {}, port.name)
+                whole = port.type.tensor_type.elem_type in load.WHOLE
+                node = Node("Input", (), self.shapes[port.name], {"whole": True} if whole else {}, port.name)
                 self.inputs.append(node)
                 self.values[port.name] = node
         for number, proto in enumerate(self.model.graph.node):
@@ -242,21 +244,8 @@ class Walk:
 
     def leave(self, graph: Graph) -> None:
         """Adds what recognition left over."""
-        self.unsupported.extend(Unsupported(*left) for left in recognize.unrecognized(graph))
-
-    def check_whole(self, graph: Graph) -> None:
-        """Under CKKS the client looks up what integers stand for; nothing else can be done with them."""
-        if self.faulty or self.target == "mpc":
-            return
-        whole = load.whole_inputs(self.model)
-        for node in graph.nodes():
-            for operand in node.inputs:
-                kind = whole.pop(operand.origin, None) if operand.op == "Input" and node.op != "Embedding" else None
-                if kind is not None:
-                    self.malformed.append(
-                        f"input {operand.origin!r} holds {kind} and is read by {node.op} {node.origin!r}; "
-                        "needed are floats, or a lookup (Gather) as the only reader"
-                    )
+        left = [*recognize.unrecognized(graph), *strange_masks(graph)]
+        self.unsupported.extend(Unsupported(*one) for one in left)
 
     def refuse(self, name: str, *, unsupported: bool = True) -> None:
         """Raises what was collected, everything of one kind in one message."""

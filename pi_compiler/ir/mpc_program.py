@@ -59,7 +59,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pi_compiler.errors import InternalError
-from pi_compiler.ir.graph import FloatArray, Shape
+from pi_compiler.ir.front import input_shapes
+from pi_compiler.ir.graph import FloatArray, Graph, Shape
 
 Ring: TypeAlias = NDArray[np.int64]
 Index: TypeAlias = NDArray[np.int32] | NDArray[np.int64]
@@ -178,6 +179,8 @@ class MpcProgram:
         origins: layer names.
         protocol: the protocol that the plan was made for, a key of ``cost_mpc.PROTOCOLS``.
         client_ops: per output what its owner applies in clear after the reveal, see ``ir.client_ops``.
+        front: what the owner of the inputs computes in clear before sharing, from the model's inputs to ``inputs``;
+            None if these are the same.
     """
 
     instrs: tuple[MpcInstr, ...]
@@ -188,6 +191,12 @@ class MpcProgram:
     origins: tuple[str, ...]
     protocol: str
     client_ops: Mapping[str, tuple[tuple[str, Mapping[str, object]], ...]] = field(default_factory=dict)
+    front: Graph | None = None
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape per input of the model, as its user gives it."""
+        return {n: p.shape for n, p in self.inputs.items()} if self.front is None else input_shapes(self.front)
 
     def __len__(self) -> int:
         return len(self.instrs)

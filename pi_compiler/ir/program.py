@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pi_compiler.ir.front import input_shapes
+from pi_compiler.ir.graph import Graph, Shape
 from pi_compiler.ir.layout import Layout
-from pi_compiler.ir.lookups import Lookup
 
 DEFAULT_PLAINTEXT_MEMORY = 2 << 30
 """Bytes that encoded constants may take if the user does not say."""
@@ -184,14 +185,16 @@ class Signature:
         outputs: per network output.
         client_ops: names of the operators that the client applies to each output after
             decryption, with their attributes (Softmax, ArgMax ...).
-        lookups: per input that the client looks up in a table before it encrypts.
+        front: what the client computes before encryption: from the model's inputs to ``inputs``; None if these are the
+            same.
     """
 
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     client_ops: Mapping[str, tuple[tuple[str, Mapping[str, object]], ...]]
-    lookups: Mapping[str, Lookup] = field(default_factory=dict)
+    front: Graph | None = None
 
-    def taken(self, name: str) -> tuple[int, ...]:
-        """Shape of one sample of an input as the model takes it, before any lookup."""
-        return self.lookups[name].shape if name in self.lookups else self.inputs[name].layout.shape
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape per input of the model, as its user gives it."""
+        return {n: p.layout.shape for n, p in self.inputs.items()} if self.front is None else input_shapes(self.front)

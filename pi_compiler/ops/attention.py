@@ -10,7 +10,8 @@ import numpy as np
 
 from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
 from pi_compiler.ir.graph import FloatArray, Node
-from pi_compiler.ops.joint import FAR, dot, read_add, read_layer_norm, read_matmul, softmax
+from pi_compiler.ops import masks
+from pi_compiler.ops.joint import FAR, dot, read_add, read_gather, read_layer_norm, read_matmul, read_softmax, softmax
 from pi_compiler.ops.linear import affine
 from pi_compiler.ops.op import Call, Constant, Reader
 from pi_compiler.ops.shaping import gather, reshape, transpose
@@ -164,10 +165,13 @@ def _matrix(
 
 
 READERS = {
+    **masks.READERS,
     "Add": Reader(read_add, 14, infinite=True),
+    "Softmax": Reader(read_softmax, 13),
     "LayerNormalization": Reader(read_layer_norm, 17),
     "RMSNormalization": Reader(read_layer_norm, 23),
     "MatMul": Reader(read_matmul, 13),
     "Einsum": Reader(_read_einsum, 12),
     "Attention": Reader(_read_attention, 24, infinite=True),
+    "Gather": Reader(read_gather, 13),
 }

@@ -19,7 +19,7 @@ from pi_compiler.ops.shaping import expand
 __all__ = ["exponential_softmax", "layer_norm", "power_softmax", "quadratic_weights", "two_quad"]
 
 
-def power_softmax(x: Node, node: Node, power: int, eps: float, gain: float = 1.0, open_: Node | None = None) -> Node:
+def power_softmax(x: Node, node: Node, power: int, eps: float, gain: float = 1.0) -> Node:
     """``s^p / (L mean(s^p) + L eps)`` along the axis of a softmax, s = gain x.
 
     Args:
@@ -28,37 +28,38 @@ def power_softmax(x: Node, node: Node, power: int, eps: float, gain: float = 1.0
         power: p, even.
         eps: added to the mean, positive: the least divisor.
         gain: factor of the scores, which changes nothing but what eps is relative to.
-        open_: the softmax's second operand, 1 at open places and 0 at hidden ones; None if all are open.
     """
     x = affine(x, gain, 0.0, node.origin)
     name = f"{node.origin}/power"
     powered = same(x, "Square", name) if power == 2 else activation("Pow", x, name, exponent=float(power))
-    return _shares(_open(powered, node, open_), node, eps)
+    return _shares(_open(powered, node), node, eps)
 
 
-def two_quad(x: Node, node: Node, shift: float, eps: float = 0.0, open_: Node | None = None) -> Node:
+def two_quad(x: Node, node: Node, shift: float, eps: float = 0.0) -> Node:
     """``(x + c)² / sum (x + c)²`` along the axis of a softmax; see ``power_softmax``."""
     squares = same(affine(x, 1.0, shift, node.origin), "Square", f"{node.origin}/power")
-    return _shares(_open(squares, node, open_), node, eps)
+    return _shares(_open(squares, node), node, eps)
 
 
-def quadratic_weights(x: Node, node: Node, coef: FloatArray, open_: Node | None = None) -> Node:
+def quadratic_weights(x: Node, node: Node, coef: FloatArray) -> Node:
     """``c0 + c1 x + c2 x²``, coefficients with the length divided out; nothing is divided by."""
     domain = np.array([-1.0, 1.0])
-    return _open(same(x, "Poly", node.origin, basis="power", coef=coef, domain=domain), node, open_)
+    return _open(same(x, "Poly", node.origin, basis="power", coef=coef, domain=domain), node)
 
 
-def exponential_softmax(x: Node, node: Node, shift: float, open_: Node | None = None) -> Node:
+def exponential_softmax(x: Node, node: Node, shift: float) -> Node:
     """Softmax itself: ``exp(x - shift)`` divided by its sum; the shift keeps exponentials small."""
     powered = activation("Exp", affine(x, 1.0, -shift, node.origin), f"{node.origin}/exp")
-    return _shares(_open(powered, node, open_), node, 0.0)
+    return _shares(_open(powered, node), node, 0.0)
 
 
-def _open(x: Node, node: Node, open_: Node | None) -> Node:
+def _open(x: Node, node: Node) -> Node:
     """Hidden places become zero."""
     mask = optional_array(node, "mask")
     x = x if mask is None else affine(x, mask, 0.0, node.origin)
-    return x if open_ is None else multiply(x, expand(open_, x.shape, node.origin), node.origin)
+    for places in node.inputs[1:]:
+        x = multiply(x, expand(places, node.shape, f"{node.origin}/mask"), f"{node.origin}/mask")
+    return x
 
 
 def _shares(powered: Node, node: Node, eps: float) -> Node:

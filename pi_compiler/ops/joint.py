@@ -1,4 +1,4 @@
-"""Functions of several elements at once: maxima, softmax, layer normalization, products of matrices.
+"""Functions of several elements at once: maxima, softmax, layer normalization, lookups, products of matrices.
 
 Only protocols that compare have all of them (MPC). Under CKKS the importer reads softmax, layer normalization and
 products of matrices, and ``passes/forms.py`` writes the first two as sums and products. The meaning is exact until
@@ -15,9 +15,10 @@ import numpy as np
 
 from pi_compiler.errors import ShapeMismatch, UnsupportedOperator
 from pi_compiler.ir.graph import Attr, FloatArray, IntArray, Node, Shape
-from pi_compiler.ops import elementwise, linear
+from pi_compiler.ops import elementwise, linear, shaping
 from pi_compiler.ops.convolution import Windows
 from pi_compiler.ops.linear import affine, alike
+from pi_compiler.ops.masks import of_owner, visible_places
 from pi_compiler.ops.op import (
     Arrays,
     Call,
@@ -35,10 +36,9 @@ from pi_compiler.ops.op import (
 from pi_compiler.ops.pooling import read_average_pool
 from pi_compiler.ops.shaping import checked, expand
 
+_FLOAT, _INT64 = 1, 7  # ONNX's element types
 HIDDEN, FAR = -1e3, -1e9
 """A score below the first, added by a constant, hides its place from a softmax; the second is what is written."""
-LOOKED_UP = -30.0
-"""What is written where a second operand hides: an MPC protocol computes with it."""
 
 
 class _Function(Protocol):
@@ -111,7 +111,13 @@ def _less(node: Node, arrays: Arrays) -> FloatArray:
     return np.asarray(arrays[0] < bound, np.float64)
 
 
-def _read_comparison(call: Call) -> Node:
+def _emit_less(node: Node, inputs: Sequence[str], out: Writer) -> str:
+    bound = inputs[1] if len(inputs) > 1 else out.constant(array(node, "bound"))
+    return out.call("Cast", [out.call("Less", [inputs[0], bound], node.origin)], node.origin, to=_FLOAT)
+
+
+def read_comparison(call: Call) -> Node:
+    """A comparison of values, or of a value with constants."""
     a, b = call.operands[:2]
     greater = call.op.startswith("Greater")
     strict = not call.op.endswith("OrEqual")
@@ -184,8 +190,8 @@ def read_add(call: Call) -> Node:
     )
 
 
-# InnerSoftmax: axis, mask (0 hides) or none; method and fits once they are chosen. A second operand is 1 at open
-# places and 0 at hidden ones. InnerArgMax: axis.
+# InnerSoftmax: axis, mask (0 hides) or none; method and fits once they are chosen. A second operand is a mask that the
+# owner of the data has: 1 at the places to look at. InnerArgMax: axis.
 
 
 def visible(node: Node) -> IntArray | None:
@@ -221,10 +227,12 @@ def softmax_weights(node: Node, x: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _softmax(node: Node, arrays: Arrays) -> FloatArray:
-    scores = arrays[0]
+    x = arrays[0]
     if len(arrays) > 1:
-        scores = np.where(arrays[1] > 0.5, scores, scores.min() + FAR)
-    weights, total = softmax_weights(node, scores)
+        rank = len(node.shape) + 1
+        places = arrays[1].reshape(len(arrays[1]), *(1,) * (rank - arrays[1].ndim), *arrays[1].shape[1:])
+        x = np.where(places > 0.5, x, FAR)
+    weights, total = softmax_weights(node, x)
     return weights * _given(node, "inverse", lambda v: 1.0 / v)(total)
 
 
@@ -252,17 +260,23 @@ def softmax(x: Node, axis: int, origin: str) -> Node:
         scale = np.ones(()) if np.ptp(scale) == 0.0 and scale.flat[0] == 1.0 else scale
         x = affine(x.inputs[0], scale, np.where(mask > 0, shift, 0.0), x.origin)
         attrs["mask"] = mask
+    if x.op == "Add" and len(x.inputs) == 2 and any(of_owner(i) for i in x.inputs):
+        scores, mask_of_owner = x.inputs if of_owner(x.inputs[1]) else x.inputs[::-1]
+        return Node("InnerSoftmax", (scores, visible_places(mask_of_owner, origin)), x.shape, attrs, origin)
     return Node("InnerSoftmax", (x,), x.shape, attrs, origin)
 
 
 def _emit_softmax(node: Node, inputs: Sequence[str], out: Writer) -> str:
     scores = inputs[0]
+    if len(inputs) > 1:
+        hiding = out.call(
+            "Mul",
+            [out.call("Sub", [inputs[1], out.constant(np.ones(()))], node.origin), out.constant(np.asarray(-FAR))],
+            node.origin,
+        )
+        scores = out.call("Add", [scores, hiding], node.origin)
     if (mask := optional_array(node, "mask")) is not None:
         scores = out.call("Add", [scores, out.constant(np.where(mask > 0.0, 0.0, FAR))], node.origin)
-    if len(inputs) > 1:
-        far = out.call("Mul", [inputs[1], out.constant(np.array(-LOOKED_UP))], node.origin)
-        far = out.call("Add", [far, out.constant(np.array(LOOKED_UP))], node.origin)
-        scores = out.call("Add", [scores, far], node.origin)
     return out.call("Softmax", [scores], node.origin, axis=integer(node, "axis"))
 
 
@@ -331,7 +345,9 @@ def _emit_layer_norm(node: Node, inputs: Sequence[str], out: Writer) -> str:
     return normal if bias is None else out.call("Add", [normal, out.constant(bias)], origin)
 
 
-# Dot: the product of two matrices of encrypted values.
+# Dot: the product of two matrices of encrypted values. Embedding: rows of a table by number.
+
+_MOVES = ("Reshape", "Transpose", "Slice", "Gather", "Expand")
 
 
 def _dot(node: Node, arrays: Arrays) -> FloatArray:
@@ -362,15 +378,41 @@ def _emit_dot(node: Node, inputs: Sequence[str], out: Writer) -> str:
     return out.call("MatMul", inputs, node.origin)
 
 
+def _embedding(node: Node, arrays: Arrays) -> FloatArray:
+    return array(node, "table")[np.rint(arrays[0]).astype(np.int64)]
+
+
+def read_gather(call: Call) -> Node:
+    """Elements at constant places, or rows of a constant table at the places that the model's input names."""
+    table, numbers = call.operands[:2]
+    if not isinstance(numbers, Node):
+        return cast(Node, shaping.READERS["Gather"].read(call))
+    source = numbers
+    while source.op in _MOVES:
+        source = source.inputs[0]
+    if isinstance(table, Node) or table is None or table.ndim != 2 or call.integer("axis", 0) or source.op != "Input":
+        raise UnsupportedOperator(
+            "a choice of elements by an encrypted number", hint="a lookup of the model's own input in a constant table"
+        )
+    attrs: dict[str, Attr] = {"table": call.weights(0)}
+    return Node("Embedding", (numbers,), (*numbers.shape, table.shape[1]), attrs, call.name)
+
+
+def _emit_embedding(node: Node, inputs: Sequence[str], out: Writer) -> str:
+    numbers = out.call("Cast", [inputs[0]], node.origin, to=_INT64)
+    return out.call("Gather", [out.constant(array(node, "table")), numbers], node.origin)
+
+
 OPS = (
     Op("MaxPool", "joint", _max_pool),
     Op("ReduceMax", "joint", _reduce_max),
     Op("Maximum", "joint", _maximum),
-    Op("IsLess", "joint", _less),
+    Op("IsLess", "joint", _less, emit=_emit_less),
     Op("InnerSoftmax", "joint", _softmax, emit=_emit_softmax),
     Op("InnerArgMax", "joint", _arg_max),
     Op("LayerNorm", "joint", _layer_norm, emit=_emit_layer_norm),
     Op("Dot", "joint", _dot, emit=_emit_dot),
+    Op("Embedding", "joint", _embedding, emit=_emit_embedding),
 )
 MPC_READERS = {
     "MaxPool": Reader(_read_max_pool, 22),
@@ -378,10 +420,10 @@ MPC_READERS = {
     "ReduceMax": Reader(_read_reduce_max, 20),
     "Max": Reader(_read_max, 13, infinite=True),
     "Min": Reader(_read_max, 13, infinite=True),
-    "Greater": Reader(_read_comparison, 16),
-    "GreaterOrEqual": Reader(_read_comparison, 16),
-    "Less": Reader(_read_comparison, 16),
-    "LessOrEqual": Reader(_read_comparison, 16),
+    "Greater": Reader(read_comparison, 16),
+    "GreaterOrEqual": Reader(read_comparison, 16),
+    "Less": Reader(read_comparison, 16),
+    "LessOrEqual": Reader(read_comparison, 16),
     "Where": Reader(read_where, 16, infinite=True),
     "ArgMax": Reader(_read_arg_max, 13),
 }

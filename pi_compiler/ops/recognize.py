@@ -20,7 +20,8 @@ from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops import OPS
 from pi_compiler.ops.blocks import blocks
 from pi_compiler.ops.elementwise import activation
-from pi_compiler.ops.joint import read_where
+from pi_compiler.ops.joint import read_comparison, read_where
+from pi_compiler.ops.masks import of_owner
 from pi_compiler.ops.op import Call, Reader, array, number, same
 
 _LARGEST = 24  # operators in a region; GELU's tanh form takes nine
@@ -153,6 +154,8 @@ def _read_comparison(call: Call) -> Node:
     """A comparison with one constant: attribute bound."""
     swapped = not isinstance(call.operands[0], Node)
     x, bound = call.node(1 if swapped else 0), call.operands[0 if swapped else 1]
+    if of_owner(x) and not isinstance(bound, Node):
+        return read_comparison(call)
     if isinstance(bound, Node) or bound is None or bound.size != 1 or bound.ndim > len(x.shape):
         raise UnsupportedOperator(_REASON, hint=_ADVICE)
     return same(x, _FLIPPED[call.op] if swapped else call.op, call.name, bound=float(bound.reshape(-1)[0]))
@@ -160,7 +163,7 @@ def _read_comparison(call: Call) -> Node:
 
 def _read_where(call: Call) -> Node:
     """A choice by a constant, or by a comparison; attributes yes and no are NaN where an operand stands instead."""
-    if not isinstance(call.operands[0], Node):
+    if not isinstance(call.operands[0], Node) or of_owner(call.operands[0]):
         return read_where(call)
     branches = call.operands[1:3]
     constants = [

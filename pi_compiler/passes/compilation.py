@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +14,6 @@ from pi_compiler.cost_mpc import MpcPrices
 from pi_compiler.errors import InternalError
 from pi_compiler.ir.circuit import Circuit
 from pi_compiler.ir.graph import FloatArray, Graph, Node
-from pi_compiler.ir.lookups import Lookup
 from pi_compiler.ir.mpc_program import MpcProgram
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import Program, Signature
@@ -194,7 +193,7 @@ class Compilation:
         costs: price of each instruction on this machine.
         limits: what the backend allows.
         calibration: per input name (B, *shape).
-        lookups: by input name what the client looks up before it encrypts, set by lookup.
+        front: what the client computes before encryption, set by front; ``graph`` and ``calibration`` begin behind it.
         chosen: fit by layer where a budget decided, set by choose.
         frontier: the Pareto list that it chose from, thinned: levels, error, price.
         ranges: set by calibrate; extended to the replaced graph by approximate.
@@ -222,7 +221,7 @@ class Compilation:
     costs: CostTable
     limits: Limits
     calibration: Mapping[str, FloatArray]
-    lookups: Mapping[str, Lookup] = field(default_factory=dict)
+    front: Graph | None = None
     chosen: Mapping[str, Chosen] | None = None
     frontier: tuple[tuple[int, float, float], ...] = ()
     ranges: Ranges | None = None

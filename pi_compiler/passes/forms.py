@@ -73,21 +73,21 @@ def _written(graph: Graph, joint: list[Node], options: Options, samples: Mapping
         evaluate(graph, samples, keep=look)
     change: dict[Node, Node] = {}
     for node in joint:
-        x, open_ = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+        x = node.inputs[0]
         if node.op == "LayerNorm":
             change[node] = write.layer_norm(x, node)
         elif options.softmax == "max-exp":
-            change[node] = write.exponential_softmax(x, node, scores[id(node)][1], open_)
+            change[node] = write.exponential_softmax(x, node, scores[id(node)][1])
         elif options.softmax == "2quad":
             # The published 5, or as much as keeps the smallest score's square above 1.
-            change[node] = write.two_quad(x, node, max(5.0, 1.0 - scores[id(node)][0] * options.margin), open_=open_)
+            change[node] = write.two_quad(x, node, max(5.0, 1.0 - scores[id(node)][0] * options.margin))
         else:
             largest = max(abs(s) for s in scores[id(node)])
-            change[node] = write.power_softmax(x, node, _POWER, EPS, 1.0 / max(largest, 1e-30), open_)
-    return _rewritten(graph, change)
+            change[node] = write.power_softmax(x, node, _POWER, EPS, 1.0 / max(largest, 1e-30))
+    return rewritten(graph, change)
 
 
-def _rewritten(graph: Graph, change: Mapping[Node, Node]) -> Graph:
+def rewritten(graph: Graph, change: Mapping[Node, Node]) -> Graph:
     """Like ``Graph.rewrite``, for replacements of several new nodes."""
     new: dict[int, Node] = {}
 

@@ -91,7 +91,7 @@ def lower(c: Compilation) -> Compilation:
     levels = Compilation.require(c.levels, "lower", "schedule")
     program, ports = write(circuit, levels, params)
     client = dict(zip(c.graph.output_names, c.graph.client_ops, strict=False))
-    signature = Signature(ports[0], ports[1], client, c.lookups)
+    signature = Signature(ports[0], ports[1], client)
     return replace(c, program=program, signature=signature)
 
 

@@ -20,6 +20,7 @@ from pi_compiler.ir.client_ops import apply_client_ops
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.mpc_meaning import shared_rows
 from pi_compiler.ir.mpc_program import MpcPort, MpcProgram
+from pi_compiler.ops.front import encrypted_inputs
 from pi_compiler.runtime.mpc.walk import MpcTrace, Progress
 
 
@@ -96,14 +97,14 @@ def run_batch(
     Args:
         program: what to run.
         backend: where.
-        inputs: per input name samples (B, *port.shape).
+        inputs: per input of the model samples (B, *shape).
         progress: observer of layer changes.
 
     Raises:
         ShapeMismatch: inputs do not fit; all faults in one message.
     """
     start = time.perf_counter()
-    shared = {name: shared_rows(port, inputs[name]) for name, port in _checked(program, inputs).items()}
+    shared = shared_inputs(program, inputs)
     logits, trace = backend.run(program, shared, progress=progress)
     outputs = {
         name: apply_client_ops(program.client_ops.get(name, ()), values, len(program.outputs[name].shape))
@@ -112,24 +113,34 @@ def run_batch(
     return MpcResult(outputs, logits, trace, time.perf_counter() - start)
 
 
+def shared_inputs(program: MpcProgram, inputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """What the owner of the inputs shares of samples (B, *shape): after the front, class numbers as one-hot rows.
+
+    Raises:
+        ShapeMismatch: inputs do not fit; all faults in one message.
+    """
+    values = encrypted_inputs(program.front, inputs)
+    return {name: shared_rows(port, values[name]) for name, port in _checked(program, values).items()}
+
+
 def stacked(program: MpcProgram, x: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, FloatArray]:
     """Samples (B, *shape) by input name; a missing batch dimension of 1 is added, one sample becomes a batch.
 
     Raises:
         ShapeMismatch: naming every input that does not fit.
     """
-    ports = program.inputs
+    shapes = program.shapes
     if not isinstance(x, Mapping):
-        if len(ports) != 1:
-            raise ShapeMismatch(f"the model has {len(ports)} inputs: {', '.join(ports)}; give one array per name")
-        x = {next(iter(ports)): x}
-    faults = [f"input {n!r} is missing" for n in ports if n not in x]
-    faults += [f"there is no input {n!r}" for n in x if n not in ports]
+        if len(shapes) != 1:
+            raise ShapeMismatch(f"the model has {len(shapes)} inputs: {', '.join(shapes)}; give one array per name")
+        x = {next(iter(shapes)): x}
+    faults = [f"input {n!r} is missing" for n in shapes if n not in x]
+    faults += [f"there is no input {n!r}" for n in x if n not in shapes]
     found: dict[str, FloatArray] = {}
     for name, given in x.items():
-        if name not in ports:
+        if name not in shapes:
             continue
-        values, shape = np.asarray(given), ports[name].shape
+        values, shape = np.asarray(given), shapes[name]
         short = shape[1:] if shape[:1] == (1,) else shape
         for wanted in (shape, short):
             if values.shape == wanted or values.shape[1:] == wanted:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pi_compiler.errors import ArtifactError
+from pi_compiler.ir import front
 from pi_compiler.ir.mpc_program import MpcConst, MpcInstr, MpcOp, MpcPort, MpcProgram
 
 Arrays = dict[str, NDArray[Any]]
@@ -58,7 +59,13 @@ def pack_program(program: MpcProgram, *, private: bool) -> bytes:
     """
     arrays: Arrays = {f"i{n}": np.asarray(index) for n, index in enumerate(program.indices)}
     arrays |= {f"c{n}": c.values for n, c in enumerate(program.consts) if private or c.owner != "model"}
-    return pack_arrays(described(program), arrays)
+    return pack_arrays(described(program), arrays | front_arrays(program))
+
+
+def front_arrays(program: MpcProgram) -> Arrays:
+    """Tables of what the owner of the inputs computes before sharing, by the names that ``restored`` knows."""
+    tables = {} if program.front is None else front.described(program.front)[1]
+    return {f"f{name}": values for name, values in tables.items()}
 
 
 def described(program: MpcProgram) -> dict[str, Any]:
@@ -75,6 +82,7 @@ def described(program: MpcProgram) -> dict[str, Any]:
         "protocol": program.protocol,
         "indices": len(program.indices),
         "client_ops": {n: [[op, dict(attrs)] for op, attrs in ops] for n, ops in program.client_ops.items()},
+        "front": None if program.front is None else front.described(program.front)[0],
     }
 
 
@@ -91,10 +99,12 @@ def unpack_program(raw: bytes) -> MpcProgram:
 
 
 def restored(head: Any, arrays: Arrays) -> MpcProgram:
-    """A program from what ``described`` gave and its arrays: ``c0``, ``c1`` ... constants, ``i0`` ... indices.
+    """A program from what ``described`` gave and its arrays: ``c0``, ``c1`` ... constants, ``i0`` ... indices,
+    ``f0`` ... tables of the front.
 
     Constants without an array are blank. Raises ValueError, KeyError or TypeError if anything is malformed.
     """
+    tables = {name[1:]: values for name, values in arrays.items() if name.startswith("f")}
     consts = [
         MpcConst(arrays.get(f"c{n}", np.broadcast_to(np.int64(0), tuple(shape))), int(frac), owner)
         for n, (shape, frac, owner) in enumerate(head["consts"])
@@ -122,12 +132,13 @@ def restored(head: Any, arrays: Arrays) -> MpcProgram:
         tuple(head["origins"]),
         head["protocol"],
         {n: tuple((op, attrs) for op, attrs in ops) for n, ops in head["client_ops"].items()},
+        None if head.get("front") is None else front.restored(head["front"], tables),
     )
 
 
 def digest(program: MpcProgram) -> str:
     """SHA-256 of the public part: equal for parties that mean the same run, whoever's constants they hold."""
-    head = {name: value for name, value in described(program).items() if name != "client_ops"}
+    head = {name: value for name, value in described(program).items() if name not in ("client_ops", "front")}
     found = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for array in (*program.indices, *(c.values for c in program.consts if c.owner != "model")):
         found.update(f"{array.shape} ".encode())

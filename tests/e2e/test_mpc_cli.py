@@ -54,7 +54,8 @@ def test_stages_can_be_printed_and_dumped(cli: Cli, digits_onnx: Path, tmp_path:
     assert done.code == 0, done.err
     assert "ltz(" in done.out
     names = sorted(p.name.split("-")[1] for p in (tmp_path / "stages").iterdir())
-    assert names == ["calibrate.txt", "encode.txt", "protect.txt", "recognize.txt", "trade.txt"]
+    passes = ("calibrate", "encode", "front", "hide", "protect", "recognize", "trade")
+    assert names == [f"{name}.txt" for name in passes]
     assert cli(*given, "--print-after", "lower").code == 2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from networks_mpc import Transformer
@@ -35,9 +37,12 @@ def errors(net: Transformer, options: Options) -> tuple[float, float, dict[str, 
     ],
     ids=["bert2", "gpt", "bert-tokens", "gpt-tokens"],
 )
-def test_blocks_keep_their_meaning(net):
-    """Two normalizations, a softmax and GELU per block; token numbers are shared as one-hot rows."""
-    error, rounding, report = errors(net, FINE)
+@pytest.mark.parametrize("embedding", ["client", "secret"])
+def test_blocks_keep_their_meaning(net, embedding):
+    """Two normalizations, a softmax, GELU per block; tokens are looked up by their owner or shared as one-hot rows."""
+    if embedding == "secret" and not net.vocabulary:
+        pytest.skip("it looks nothing up")
+    error, rounding, report = errors(net, replace(FINE, embedding=embedding))
     assert error < 2e-2
     assert rounding < 1e-2
     assert not report["notes"] or "wrap" not in str(report["notes"])

@@ -26,6 +26,9 @@ def pooled() -> tuple[Builder, onnx.ModelProto]:
     return b, b.model(b.linear(b.same("Sigmoid", b.same("Tanh", x)), 4))
 
 
+OPTIONS = Options(target="mpc", wrap_budget=0.1, embedding="secret")
+
+
 def made(name: str) -> tuple[onnx.ModelProto, np.ndarray]:
     if name == "residual":
         b, model = residual()
@@ -40,7 +43,7 @@ def made(name: str) -> tuple[onnx.ModelProto, np.ndarray]:
 @pytest.mark.parametrize("name", ["residual", "pooled", "gpt"])
 def test_parties_answer_like_the_simulator_and_send_what_the_plan_says(name):
     model, samples = made(name)
-    compiled = api.compile_secure(model, calibration=samples, options=Options(target="mpc", wrap_budget=0.1))
+    compiled = api.compile_secure(model, calibration=samples, options=OPTIONS)
     program = compiled.program
     inputs = {n: shared_rows(p, samples[:1]) for n, p in program.inputs.items()}
     found = in_threads(program, inputs, timeout=60)

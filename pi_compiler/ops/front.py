@@ -1,0 +1,154 @@
+"""What the owner of the data computes before encryption: lookups of token numbers, and what follows of them alone.
+
+A lookup by an encrypted number costs a product with the whole table; its owner does it for nothing. What may go along:
+sums of looked-up rows, constants and a normalization: nothing that mixes tokens and no matrix of the model. The tables
+are then known to whoever encrypts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from pi_compiler.errors import ShapeMismatch
+from pi_compiler.ir.front import input_shapes
+from pi_compiler.ir.graph import FloatArray, Graph, Node
+from pi_compiler.ops.evaluate import evaluate
+from pi_compiler.ops.masks import ALONG, CLOSED, is_whole, summand
+from pi_compiler.ops.op import array
+
+
+def split(graph: Graph, *, lookups: bool = True) -> tuple[Graph | None, Graph]:
+    """The front and the rest, whose inputs are the front's outputs.
+
+    Args:
+        graph: the network.
+        lookups: whether tables may be known to the owner of the data.
+
+    Returns:
+        (None, graph) where there is nothing to compute before encryption.
+    """
+    own: set[int] = set()
+    for node in graph.nodes():
+        along = node.op in ALONG and bool(node.inputs) and all(id(i) in own for i in node.inputs)
+        if is_whole(node) or along or (lookups and node.op == "Embedding"):
+            own.add(id(node))
+    if all(n.op == "Input" for n in graph.nodes() if id(n) in own):
+        return None, graph
+    given = {id(n) for n in graph.inputs}
+    ends = dict.fromkeys(i for n in graph.nodes() if id(n) not in own for i in n.inputs if id(i) in own | given)
+    ends |= dict.fromkeys(n for n in graph.outputs if id(n) in own)
+    new: dict[Node, Node] = {}
+    names: dict[str, Node] = {}
+    for node in ends:
+        name = node.origin if node.origin not in names else f"{node.origin}/{len(names)}"
+        names[name] = node
+        new[node] = Node("Input", (), node.shape, node.attrs if node.op == "Input" else {}, name)
+    rest = replace(_without(graph, new), inputs=tuple(new.values()))
+    return Graph(graph.inputs, tuple(ends), tuple(names), ((),) * len(ends), graph.name), rest
+
+
+def joined(front: Graph | None, rest: Graph) -> Graph:
+    """The network with its front again."""
+    if front is None:
+        return rest
+    before = dict(zip(front.output_names, front.outputs, strict=True))
+    return replace(_without(rest, {n: before[n.origin] for n in rest.inputs}), inputs=front.inputs)
+
+
+def _without(graph: Graph, new: Mapping[Node, Node]) -> Graph:
+    """The graph with some nodes and all before them replaced; its inputs are those of before."""
+    rebuilt: dict[int, Node] = {id(old): node for old, node in new.items()}
+
+    def made(node: Node) -> Node:
+        if id(node) not in rebuilt:
+            operands = tuple(rebuilt[id(i)] for i in node.inputs)
+            same = all(a is b for a, b in zip(operands, node.inputs, strict=True))
+            rebuilt[id(node)] = node if same else replace(node, inputs=operands)
+        return rebuilt[id(node)]
+
+    for node in graph.nodes():
+        if all(id(i) in rebuilt for i in node.inputs):
+            made(node)
+    return replace(graph, outputs=tuple(rebuilt[id(n)] for n in graph.outputs))
+
+
+def encrypted_inputs(front: Graph | None, inputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """What gets encrypted of a model's inputs (..., *shape): the same without a front.
+
+    Raises:
+        ShapeMismatch: an input is missing, unknown, has another shape, or holds numbers that no row of a table has.
+    """
+    if front is None:
+        return dict(inputs)
+    shapes = input_shapes(front)
+    faults = [f"input {n!r} is missing" for n in shapes if n not in inputs]
+    faults += [f"there is no input {n!r}" for n in inputs if n not in shapes]
+    arrays = {n: np.asarray(inputs[n], np.float64) for n in shapes if n in inputs}
+    for name, x in arrays.items():
+        if x.shape[x.ndim - len(shapes[name]) :] != shapes[name]:
+            faults.append(f"input {name!r} has shape {list(x.shape)}, needed is {list(shapes[name])}")
+    faults = faults or numbers_outside(front, arrays)
+    if faults:
+        raise ShapeMismatch("the input does not fit the model", *faults)
+    first = next(iter(shapes))
+    lead = arrays[first].shape[: arrays[first].ndim - len(shapes[first])]
+    batch = {n: x.reshape(prod(lead), *shapes[n]) for n, x in arrays.items()}
+    return {n: v.reshape(*lead, *v.shape[1:]) for n, v in evaluate(front, batch).items()}
+
+
+def strange_masks(graph: Graph) -> list[tuple[str, str, str, str]]:
+    """Masks of whole numbers that do more than hide places: origin, operator, reason, advice."""
+    found = []
+    for node in graph.nodes():
+        mask = summand(node.inputs[1]) if node.op == "InnerSoftmax" and len(node.inputs) > 1 else None
+        if mask is None:
+            continue
+        values = np.unique(_tried(mask, graph.inputs))
+        strange = values[(values != 0.0) & (values >= CLOSED)]
+        if strange.size:
+            said = ", ".join(f"{v:g}" for v in strange[:4])
+            reason = f"a mask of unknown form: it adds {said} to scores; needed are 0, and less than {CLOSED:g} to hide"
+            found.append((node.origin, "Softmax", reason, "a mask of 0 and -10000"))
+    return found
+
+
+def _tried(mask: Node, inputs: Sequence[Node]) -> FloatArray:
+    """A mask for a few inputs: zeros, ones, and numbers at random."""
+    rng = np.random.default_rng(0)
+    graph = Graph(tuple(inputs), (mask,), ("mask",), ((),), "mask")
+    rows = tables(graph)
+    feeds = {}
+    for node in inputs:
+        x = rng.integers(0, rows.get(node.origin, 2), (8, *node.shape)).astype(np.float64)
+        x[0], x[1] = 0.0, 1.0
+        feeds[node.origin] = x
+    return evaluate(graph, feeds)["mask"]
+
+
+def numbers_outside(graph: Graph, inputs: Mapping[str, FloatArray]) -> list[str]:
+    """Inputs (..., *shape) that hold numbers of rows that their tables do not have, in words."""
+    faults = []
+    for name, rows in tables(graph).items():
+        x = np.asarray(inputs[name], np.float64)
+        if x.size and not ((x == np.rint(x)) & (x >= 0) & (x < rows)).all():
+            faults.append(
+                f"input {name!r} holds {x.min():g} to {x.max():g}, needed are whole numbers from 0 to {rows - 1}"
+            )
+    return faults
+
+
+def tables(graph: Graph) -> dict[str, int]:
+    """Rows of the table that an input is looked up in, per such input; the fewest where there are several."""
+    found: dict[str, int] = {}
+    for node in graph.nodes():
+        source = node.inputs[0] if node.op == "Embedding" else None
+        while source is not None and source.op in ("Reshape", "Slice", "Gather", "Transpose", "Expand"):
+            source = source.inputs[0]
+        if source is not None and source.op == "Input":
+            rows = len(array(node, "table"))
+            found[source.origin] = min(rows, found.get(source.origin, rows))
+    return found
