@@ -63,6 +63,8 @@ def jobs(splits: Splits, total: int, seed: int) -> list[Job]:
     recipe = recipe_for(splits.train, SEARCH, FINETUNE)
     found = []
     for name, method in METHODS.items():
+        if method.transformers:
+            continue
         for kind in EVERY_KIND.get(name, ("quadratic",) if "quadratic" in method.kinds else method.kinds[:1]):
             for share in SHARES if not method.only_zero else (0.0,):
                 found.append(Job(int(share * total), name, kind, method.granularities[0], seed, recipe))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import rows
 import torch
-from steps import Case, accuracy_rows, trained
+from steps import Case, accuracy_rows, put_into_zoo, trained
 
 from pi_compiler.models.training.augment import Augmentation
 from pi_compiler.models.training.engine import Settings
@@ -51,11 +51,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="the vision transformer on digits, step by step")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("bench/results/digits_vit"))
+    parser.add_argument("--zoo", action="store_true", help="put the networks of the first seed into the zoo")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     results = [trained(CASE, seed, given.folder) for seed in range(given.seeds)]
     rows.write("digits_vit", accuracy_rows(CASE, results, allowed=1.0))
+    if given.zoo:
+        put_into_zoo(CASE, 0, given.folder, "python bench/digits_vit.py --zoo")
 
 
 if __name__ == "__main__":

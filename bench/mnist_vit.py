@@ -14,7 +14,7 @@ import rows
 import torch
 from digits_vit import EXCHANGED
 from encrypted import encrypted_rows
-from steps import Case, accuracy_rows, trained
+from steps import Case, accuracy_rows, put_into_zoo, trained
 
 from pi_compiler.models.training.augment import Augmentation
 from pi_compiler.models.training.recipes import Recipe
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("bench/results/mnist_vit"))
+    parser.add_argument("--zoo", action="store_true", help="put the networks of the first seed into the zoo")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -45,6 +46,8 @@ def main() -> None:
     last = given.folder / f"mnist_vit-{given.seed}-{CASE.steps[-1]}.onnx"
     found += encrypted_rows(last, "mnist", given.images)
     rows.write("mnist_vit", found)
+    if given.zoo:
+        put_into_zoo(CASE, given.seed, given.folder, "python bench/mnist_vit.py --zoo")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import rows
@@ -19,8 +21,10 @@ from pi_compiler.models.training.export import export_onnx
 from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.measure import accuracy
 from pi_compiler.models.training.recipes import Recipe
+from pi_compiler.models.training.score import score
 from pi_compiler.models.training.train import fit
 from pi_compiler.models.training.transformers import Kind, Plan, exchange
+from pi_compiler.models.zoo import ZOO
 
 Results = dict[str, dict[str, float]]
 """Per step the accuracy by split."""
@@ -86,6 +90,35 @@ def trained(case: Case, seed: int, folder: Path) -> Results:
     exchange(module, case.plan, train, validation, teacher=teacher, seed=seed, folder=checkpoints, after=after)
     record.write_text(json.dumps(results, indent=1) + "\n")
     return results
+
+
+def put_into_zoo(case: Case, seed: int, folder: Path, command: str) -> None:
+    """The first and the last network of a seed become ``NAME`` and ``NAME_he`` of the zoo, with their records."""
+    results: Results = json.loads((folder / f"{case.name}-{seed}.json").read_text())
+    train = load(case.data, "train")
+    for step, name in ((case.steps[0], case.name), (case.steps[-1], f"{case.name}_he")):
+        target = ZOO[name].path
+        shutil.copyfile(folder / f"{case.name}-{seed}-{step}.onnx", target)
+        seen = score(GraphModule(import_model(target).graph), train)["layers"]
+        record = {
+            "name": name,
+            "command": command,
+            "seed": seed,
+            "step": step,
+            "recipe": asdict(case.plain),
+            "exchange": None if step == case.steps[0] else _told(case.plan),
+            "torch": torch.__version__,
+            "validation_accuracy": results[step]["validation"],
+            "test_accuracy": results[step]["test"],
+            "largest_activation_inputs": {x["name"]: x["max_abs"] for x in seen} if isinstance(seen, list) else {},
+            "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
+        }
+        target.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _told(plan: Plan) -> dict[str, object]:
+    told = {f.name: getattr(plan, f.name) for f in fields(plan) if f.name not in ("settings", "bands")}
+    return told | {"settings": asdict(plan.settings), "bands": vars(plan.bands)}
 
 
 def accuracy_rows(case: Case, results: Sequence[Results], allowed: float) -> list[rows.Row]:

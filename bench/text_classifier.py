@@ -15,7 +15,7 @@ from pathlib import Path
 import rows
 import torch
 from encrypted import encrypted_rows
-from steps import Case, accuracy_rows, trained
+from steps import Case, accuracy_rows, put_into_zoo, trained
 
 from pi_compiler.models.sentences import LENGTH
 from pi_compiler.models.training.engine import Settings
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sentences", type=int, default=10)
     parser.add_argument("--folder", type=Path, default=Path("bench/results/text_classifier"))
+    parser.add_argument("--zoo", action="store_true", help="put the networks of the first seed into the zoo")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -59,6 +60,8 @@ def main() -> None:
     found = accuracy_rows(CASE, results, allowed=1.5)
     found += encrypted_rows(given.folder / f"text_classifier-0-{CASE.steps[-1]}.onnx", "sentiment", given.sentences)
     rows.write("text_classifier", found)
+    if given.zoo:
+        put_into_zoo(CASE, 0, given.folder, "python bench/text_classifier.py --zoo")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pi_compiler.ir.graph import Graph, Node
 from pi_compiler.models.training.attention import STEPS
 from pi_compiler.models.training.operations import COMPARING
 from pi_compiler.models.training.steps import Activation, Layer, Norm, Step, step_of
+from pi_compiler.ops.masks import of_owner
 
 __all__ = ["GraphModule"]
 
@@ -44,6 +45,10 @@ class GraphModule(nn.Module):
         self.last_use = _last_uses(self.wiring, self.outputs)
         self.steps = nn.ModuleList([STEPS.get(n.op, step_of)(n) for n in nodes])
         self.order: list[Step] = list(self.steps)  # type: ignore[arg-type]
+        for step in self.order:
+            if of_owner(step.node):
+                # Masks are zeros and ones, and stay so.
+                step.requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.every_output(x)[0]

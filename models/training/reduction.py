@@ -30,6 +30,7 @@ from pi_compiler.models.data import DATASETS, Dataset
 from pi_compiler.models.training.engine import Epoch
 from pi_compiler.models.training.extras import Extras
 from pi_compiler.models.training.fairness import fairness
+from pi_compiler.models.training.forms import Forms
 from pi_compiler.models.training.fusion import fuse_layers
 from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.masked import Kind, Masked
@@ -56,6 +57,7 @@ class Job:
         seed: of everything random.
         recipe: how to train.
         extras: what it has besides the method.
+        forms: what a transformer's parts give way to.
     """
 
     budget: int
@@ -65,6 +67,7 @@ class Job:
     seed: int
     recipe: Recipe
     extras: Extras = field(default_factory=Extras)
+    forms: Forms = field(default_factory=Forms)
 
     @property
     def name(self) -> str:
@@ -73,9 +76,13 @@ class Job:
 
     @property
     def settings(self) -> Json:
-        """What decides the weights besides the name; extras only where there are any."""
-        plain = self.extras == Extras()
-        return dataclasses.asdict(self.recipe) | ({} if plain else {"extras": dataclasses.asdict(self.extras)})
+        """What decides the weights besides the name; extras and forms only where there are any."""
+        plain, kept = self.extras == Extras(), self.forms == Forms()
+        return (
+            dataclasses.asdict(self.recipe)
+            | ({} if plain else {"extras": dataclasses.asdict(self.extras)})
+            | ({} if kept else {"forms": dataclasses.asdict(self.forms)})
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +110,24 @@ def check(graph: Graph, splits: Splits | None, jobs: list[Job]) -> GraphModule:
     module = GraphModule(graph)
     total, faults = module.comparisons, []
     for job in jobs:
-        if not 0 <= job.budget <= total:
-            faults.append(f"budget {job.budget} is not between 0 and the model's {total} comparisons")
         known = METHODS.get(job.method)
+        after = job.forms.comparisons(module) if known is not None and known.transformers else 0
+        if not 0 <= job.budget <= max(total, after):
+            faults.append(f"budget {job.budget} is not between 0 and the model's {max(total, after)} comparisons")
+        elif job.budget < after:
+            faults.append(f"budget {job.budget} is below the {after} comparisons that stay after the exchange")
         if known is None:
             faults.append(f"no method is called '{job.method}'; known: {', '.join(METHODS)}")
             continue
+        if known.transformers != job.forms.asked:
+            faults.append(
+                f"method '{job.method}' exchanges a transformer's parts, and nothing says for what: "
+                "--softmax, --norm or --activation"
+                if known.transformers
+                else f"method '{job.method}' has no use for --softmax, --norm or --activation; 'exchange' has"
+            )
+        if known.transformers:
+            faults += job.forms.faults_of(module)
         if known.only_zero and job.budget:
             faults.append(f"method '{job.method}' leaves no ReLU, budget {job.budget} cannot be chosen")
         if job.kind not in known.kinds:
@@ -189,9 +208,12 @@ def reduce(
         folder / "run",
         progress,
         job.extras.hooks(job.seed),
+        job.forms,
     )
-    module.normalize(task.batches())
-    METHODS[job.method].run(task)
+    method = METHODS[job.method]
+    if not method.transformers:
+        module.normalize(task.batches())
+    method.run(task)
     job.extras.finish(task)
     module = task.module
     observe(module, splits.train)

@@ -6,7 +6,7 @@ import itertools
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
@@ -14,10 +14,13 @@ from pi_compiler import files
 from pi_compiler.api import named
 from pi_compiler.errors import InternalError, ParameterError, PiError
 from pi_compiler.importer import Imported, import_model
+from pi_compiler.ir.graph import Graph
 from pi_compiler.models.data import Dataset, open_source
 from pi_compiler.models.training.defaults import recipe_for
 from pi_compiler.models.training.engine import Settings
 from pi_compiler.models.training.extras import Extras
+from pi_compiler.models.training.forms import Forms
+from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.masked import Kind
 from pi_compiler.models.training.methods.method import Granularity, Recipe
 from pi_compiler.models.training.reduction import Job, Splits, check
@@ -37,7 +40,7 @@ class Request:
         model: an ONNX file.
         data: a known data set, or a file or folder (see ``models.own_data``).
         output: the folder for everything.
-        budget: ReLU counts.
+        budget: ReLU counts; where a transformer's parts are exchanged none is needed.
         method: names of ``METHODS``.
         kind: what takes a ReLU's place.
         granularity: what stays or goes as one.
@@ -54,6 +57,7 @@ class Request:
         maxpool: what to do with MaxPool.
         backend: whose CKKS costs to predict; ``"none"`` predicts none.
         extras: what training has besides the method.
+        forms: what a transformer's parts give way to.
     """
 
     model: Path
@@ -76,13 +80,18 @@ class Request:
     maxpool: Literal["refuse", "average"] = "refuse"
     backend: str = "tenseal"
     extras: Extras = field(default_factory=Extras)
+    forms: Forms = field(default_factory=Forms)
 
     @property
     def command(self) -> str:
         """The command line that does the same, with every default spelled out."""
         words = ["pi-compiler", "reduce", str(self.model)]
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("model", "shapes", "extras")}
-        for name, value in (own | {f.name: getattr(self.extras, f.name) for f in fields(self.extras)}).items():
+        apart = ("model", "shapes", "extras", "forms")
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        told |= {f.name: getattr(self.extras, f.name) for f in fields(self.extras)}
+        if self.forms.asked:
+            told |= {f.name: getattr(self.forms, f.name) for f in fields(self.forms)}
+        for name, value in told.items():
             if value is None or value is False:
                 continue
             option = f"--{name.replace('_', '-')}"
@@ -103,18 +112,20 @@ class Request:
         splits = faults.of(lambda: read_splits(source)) if source is not None else None
         training = faults.of(lambda: self._recipe(None if splits is None else splits.train))
         faults.of(self.extras.check)
+        faults.of(self.forms.check)
+        faults.of(self._check_budget)
         faults.of(lambda: files.check_folder(self.output))
         if model is None or training is None or source is None or splits is None:
             if model is not None:
                 # What cannot be told from the data can still be told from the model.
-                faults.of(lambda: check(model.graph, None, self._jobs(Recipe(Settings(1), Settings(1)))))
+                faults.of(lambda: check(model.graph, None, self._jobs(Recipe(Settings(1), Settings(1)), model.graph)))
             faults.check()
             raise InternalError("something could not be read and left no fault")
         series = Series(
             named(model.graph, self.model),
             model.model,
             source,
-            tuple(self._jobs(training)),
+            tuple(self._jobs(training, model.graph)),
             self.output,
             self.command,
             None if self.backend == "none" else Options(backend=self.backend),
@@ -146,10 +157,21 @@ class Request:
         plain = self.plain or not any(map(shutil.which, ("c++", "g++", "clang++")))
         return recipe_for(data, self.epochs, self.finetune_epochs, batch_size=self.batch_size, plain=plain)
 
-    def _jobs(self, training: Recipe) -> list[Job]:
-        wanted = itertools.product(self.seed, self.method, self.kind, self.budget)
+    def _check_budget(self) -> None:
+        if not self.budget and not self.forms.asked:
+            raise ParameterError("--budget is missing: the most ReLUs that may stay")
+
+    def _jobs(self, training: Recipe, graph: Graph) -> list[Job]:
+        budgets = self.budget
+        if not budgets and self.forms.asked:
+            budgets = (self.forms.comparisons(GraphModule(graph)),)
+        wanted = itertools.product(self.seed, self.method, self.kind, budgets)
         training = self.extras.recipe(training)
-        jobs = [Job(b, m, cast(Kind, k), self.granularity, s, training, self.extras) for s, m, k, b in wanted]
+        if self.forms.asked:
+            training = replace(training, finetune=self.forms.settings(training.finetune))
+        jobs = [
+            Job(b, m, cast(Kind, k), self.granularity, s, training, self.extras, self.forms) for s, m, k, b in wanted
+        ]
         return list({job.name: job for job in jobs}.values())
 
 

@@ -39,7 +39,18 @@ from pi_compiler.models.training.ranges import Pillar
 from pi_compiler.models.training.steps import Activation, Replacement, horner, numbers
 from pi_compiler.ops.op import same
 
-__all__ = ["ACTIVATIONS", "ATTENTION", "NORMS", "Bands", "FittedPolynomial", "Kind", "Plan", "Stage", "exchange"]
+__all__ = [
+    "ACTIVATIONS",
+    "ATTENTION",
+    "NORMS",
+    "Bands",
+    "FittedPolynomial",
+    "Kind",
+    "Plan",
+    "Stage",
+    "exchange",
+    "exchangeable",
+]
 
 Kind: TypeAlias = Literal["attention", "norms", "activations"]
 ACTIVATIONS: Final = ("polynomial", "relu", "none")
@@ -240,6 +251,7 @@ def exchange(
     folder: Path | None = None,
     after: Callable[[Kind, GraphModule], None] | None = None,
     progress: Callable[[str, Epoch, int], None] | None = None,
+    hooks: tuple[Hooks, ...] = (),
 ) -> list[Stage]:
     """Exchange kind after kind, in place.
 
@@ -252,6 +264,7 @@ def exchange(
         seed: of order and augmentation.
         folder: where checkpoints go, one subfolder per stage; None keeps none.
         after: called with each kind and the network after its stage.
+        hooks: what every stage has besides the plan's own.
         progress: called after each epoch with the kind, the epoch, and how many epochs its stage has.
 
     Raises:
@@ -273,7 +286,7 @@ def exchange(
             validation,
             seed=seed + number,
             folder=None if folder is None else folder / kind,
-            hooks=plan.hooks(module, teacher),
+            hooks=(*plan.hooks(module, teacher), *hooks),
             teacher=teacher,
             progress=None if progress is None else partial(progress, kind),
         )
@@ -299,7 +312,7 @@ def _swap(module: GraphModule, plan: Plan, kind: Kind, x: torch.Tensor) -> None:
                 step.form = NORMS[plan.norms](step)
         _statistics(module, x)
     elif plan.activations != "polynomial":
-        for activation in _exchangeable(module):
+        for activation in exchangeable(module):
             activation.function = Rectifier() if plan.activations == "relu" else Nothing()
     elif plan.degree:
         for activation, values in _inputs(module, x):
@@ -318,7 +331,7 @@ def _statistics(module: GraphModule, x: torch.Tensor) -> None:
         form.norm.momentum = 0.1
 
 
-def _exchangeable(module: GraphModule) -> list[Activation]:
+def exchangeable(module: GraphModule) -> list[Activation]:
     """Activations proper: not the reciprocals and powers that divisions and means are made of."""
     return [a for a in module.activations.values() if a.node.op not in _PARTS]
 
@@ -332,7 +345,7 @@ def _inputs(module: GraphModule, x: torch.Tensor) -> list[tuple[Activation, torc
         if isinstance(step, Activation):
             found.append((step, inputs[0]))
 
-    handles = [a.register_forward_pre_hook(see) for a in _exchangeable(module) if a.function is None]
+    handles = [a.register_forward_pre_hook(see) for a in exchangeable(module) if a.function is None]
     module.eval()
     module(x)
     for handle in handles:

@@ -96,7 +96,7 @@ class Entry:
         return model
 
 
-_IMAGE = (1, 28, 28)
+_DIGIT, _IMAGE = (1, 8, 8), (1, 28, 28)
 _COLOR = (3, 32, 32)
 
 ZOO: Final[Mapping[str, Entry]] = MappingProxyType(
@@ -107,9 +107,48 @@ ZOO: Final[Mapping[str, Entry]] = MappingProxyType(
             Entry("lola", "conv 5x5/2, square, 845-100, square, 100-10 (LoLa)", "mnist", _IMAGE, "square"),
             Entry("lenet", "LeNet-5 with average pooling and a x² + b x + c per channel", "mnist", _IMAGE, "quadratic"),
             Entry("tutorial_cnn", "conv 7x7/3, square, 256-64, square, 64-10 (TenSEAL)", "mnist", _IMAGE, "square"),
-            Entry("digits_cnn", "two 3x3 convolutions with ReLU, 64-10", "digits", (1, 8, 8), "relu"),
-            Entry("digits_gelu", "two 3x3 convolutions with GELU, 64-10", "digits", (1, 8, 8), "gelu"),
-            Entry("digits_silu", "two 3x3 convolutions with SiLU, 64-10", "digits", (1, 8, 8), "silu"),
+            Entry("digits_cnn", "two 3x3 convolutions with ReLU, 64-10", "digits", _DIGIT, "relu"),
+            Entry("digits_gelu", "two 3x3 convolutions with GELU, 64-10", "digits", _DIGIT, "gelu"),
+            Entry("digits_silu", "two 3x3 convolutions with SiLU, 64-10", "digits", _DIGIT, "silu"),
+            Entry(
+                "digits_vit",
+                "vision transformer, one block (bench/digits_vit.py)",
+                "digits",
+                _DIGIT,
+                "gelu",
+            ),
+            Entry(
+                "digits_vit_he",
+                "the same with Power-Softmax, BatchNorm and quadratics, retrained",
+                "digits",
+                _DIGIT,
+                "polynomial",
+                "digits_vit",
+            ),
+            Entry("mnist_vit", "vision transformer, one block (bench/mnist_vit.py)", "mnist", _IMAGE, "gelu"),
+            Entry(
+                "mnist_vit_he",
+                "the same with Power-Softmax, BatchNorm and quadratics, retrained",
+                "mnist",
+                _IMAGE,
+                "polynomial",
+                "mnist_vit",
+            ),
+            Entry(
+                "text_classifier",
+                "transformer of one block on 32 words (bench/text_classifier.py)",
+                "sentiment",
+                (32,),
+                "gelu",
+            ),
+            Entry(
+                "text_classifier_he",
+                "the same with Power-Softmax, BatchNorm and quadratics, retrained",
+                "sentiment",
+                (32,),
+                "polynomial",
+                "text_classifier",
+            ),
             Entry("resnet20", "ResNet-20, option-A shortcuts (He et al.)", "cifar10-lossless", _COLOR, "relu"),
             Entry(
                 "resnet20_cifar10_jpeg",

@@ -35,8 +35,11 @@ def reduce(
     data: Annotated[
         str, typer.Option("--data", metavar="DATA", help="A known data set, .npz, .csv, or images in class folders.")
     ],
-    budget: Annotated[list[int], typer.Option("--budget", metavar="N", help="Most ReLUs that stay; repeatable.")],
     output: Out,
+    budget: Annotated[
+        list[int] | None,
+        typer.Option("--budget", metavar="N", help="Most ReLUs that stay; repeatable. Transformers' parts need none."),
+    ] = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", help="How to choose them; repeatable. Default autorep.")
     ] = None,
@@ -82,22 +85,47 @@ def reduce(
     fairness: Annotated[
         bool, typer.Option("--fairness", help="Gradient norms and distances to the boundary per group.")
     ] = False,
+    softmax: Annotated[
+        str, typer.Option("--softmax", help="A transformer's becomes power:2, 4 or 6, 2quad, quadratic.")
+    ] = "keep",
+    norm: Annotated[
+        str, typer.Option("--norm", help="LayerNorm becomes batch or none; band trains its variances into one.")
+    ] = "keep",
+    activation: Annotated[
+        str, typer.Option("--activation", help="A transformer's become poly:2 to 7, relu or none.")
+    ] = "keep",
+    distill: Annotated[float, typer.Option("--distill", help="Weight of the teacher's answers then.")] = 1.0,
+    distill_attention: Annotated[
+        float, typer.Option("--distill-attention", help="Weight of the teacher's weights of attention.")
+    ] = 0.0,
+    distill_hidden: Annotated[
+        float, typer.Option("--distill-hidden", help="Weight of the teacher's hidden states.")
+    ] = 0.0,
+    range_weight: Annotated[
+        float, typer.Option("--range-weight", help="Weight of scores, divisors and variances outside of their bands.")
+    ] = 0.1,
+    head_entropy: Annotated[
+        float, typer.Option("--head-entropy", help="Weight of what keeps heads of attention from collapsing.")
+    ] = 0.0,
     json: JsonFile = None,
 ) -> None:
-    """Retrain a model to fewer ReLUs; started again, an interrupted run goes on."""
+    """Retrain a model to fewer ReLUs, or a transformer to what runs encrypted; an interrupted run goes on."""
     need("torch", "reduce trains with torch", "torch")
     from pi_compiler.models.training.extras import Extras
+    from pi_compiler.models.training.forms import Forms
     from pi_compiler.models.training.request import Request
 
+    forms = Forms(softmax, norm, activation, distill, distill_attention, distill_hidden, range_weight, head_entropy)
+    chosen = tuple(method or (("exchange",) if forms.asked else ("autorep",)))
     shapes = parse_shapes(input_shape)
     if backend != "none":
         known_backend(backend)
     check_outputs(json)
     request = Request(
-        model, data, output, tuple(budget), tuple(method or ("autorep",)), tuple(kind or ("quadratic",)), granularity,
+        model, data, output, tuple(budget or ()), chosen, tuple(kind or ("quadratic",)), granularity,
         tuple(seed or (0,)), epochs, finetune_epochs, batch_size, plain, teacher, label, group,
         tuple(input_shape or ()), shapes, maxpool, backend,
-        Extras(range_penalty, bound, clip, faults, balance, balance_form, fairness),
+        Extras(range_penalty, bound, clip, faults, balance, balance_form, fairness), forms,
     )  # fmt: skip
     train(request, json)
 

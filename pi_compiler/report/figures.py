@@ -213,7 +213,8 @@ def _curve(axes: Axes, i: int, name: str, points: Sequence[tuple[float, Spread]]
 
 def _count_axis(axes: Axes, r: Reduction) -> Callable[[float], float]:
     """A logarithmic axis with a place for zero at its left end; returns where a count lies."""
-    counts = [m.relu_count for m in r.models if m.relu_count] or [r.relu_total]
+    # A transformer's GELU compares nothing: then there is no count above zero.
+    counts = [m.relu_count for m in r.models if m.relu_count] or [max(r.relu_total, 1)]
     least, most = min(counts), max(*counts, r.relu_total)
     first, last = math.floor(math.log10(least)), math.ceil(math.log10(most))
     zero = 10 ** (math.log10(least) - 0.6) if any(m.relu_count == 0 for m in r.models) else None

@@ -111,6 +111,8 @@ def _drawings(r: Reduction) -> dict[str, tuple[Figure, str]]:
     if costs is not None:
         found["costs"] = (costs, "Test accuracy against predicted time per sample. Dashed: the all-ReLU model.")
     for curve, budgets in r.curves().items():
+        if not any(m.layers for models in budgets.values() for m in models):
+            continue
         name = re.sub(r"[^a-z0-9-]", "", "-".join(("kept", *curve)).lower())
         found[name] = (kept_figure(curve, budgets), f"ReLUs kept by {curve_name(curve)}; left: the layer's ReLUs.")
     return found

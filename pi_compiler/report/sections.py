@@ -54,8 +54,10 @@ def accuracy_section(r: Reduction, points: Points, figures: Sequence[Picture]) -
                 if p.accuracy.deviation is not None
                 else f"{rate(p.accuracy.low)} to {rate(p.accuracy.high)}"
             )
+            # A transformer's GELU is no ReLU: of none there is no share.
+            share = f"{100 * p.relu_count / r.relu_total:.3g} %" if r.relu_total else ""
             texts: list[str | Cell] = [
-                _first(curve, i), f"{p.budget:,}", f"{p.relu_count:,}", f"{100 * p.relu_count / r.relu_total:.3g} %",
+                _first(curve, i), f"{p.budget:,}", f"{p.relu_count:,}", share,
                 str(len(p.seeds)), Cell(rate(p.accuracy.mean), bar), signed(change), rate(p.validation),
             ]  # fmt: skip
             rows.append(Row(cells(texts), "start" if i == 0 else ""))

@@ -17,6 +17,7 @@ from pi_compiler.models.data import load
 from pi_compiler.models.training import series
 from pi_compiler.models.training.costs import ckks_cost
 from pi_compiler.models.training.engine import Epoch
+from pi_compiler.models.zoo import model_path
 from pi_compiler.options import Activation, Options
 
 SHORT = ("--epochs", 2, "--finetune-epochs", 1, "--backend", "none")
@@ -265,3 +266,48 @@ def test_a_table_is_reduced_by_its_columns(cli: Cli, tmp_path: Path) -> None:
     assert found["dataset"] == "t.csv"
     assert [g["group"] for g in found["test"]["groups"]] == ["a", "b"]
     assert sum(g["correct"] for g in found["test"]["groups"]) == sum(c["correct"] for c in found["test"]["classes"])
+
+
+TRANSFORMER = ("--softmax", "power:4", "--norm", "batch", "--activation", "poly:2", "--finetune-epochs", 1)
+
+
+def test_a_transformer_is_reduced_to_what_runs_encrypted_and_reported(cli: Cli, tmp_path: Path) -> None:
+    """Softmax, LayerNorm and GELU are gone from the file; the record says what was asked for and what it came to."""
+    data = load("digits", "train").take(320)
+    np.savez(tmp_path / "few.npz", x=data.x, y=data.y)
+    output = tmp_path / "out"
+    done = cli(
+        "reduce", model_path("digits_vit"), "--data", tmp_path / "few.npz", *TRANSFORMER, "--distill-attention", 1,
+        "--distill-hidden", 0.1, "--head-entropy", 1e-3, "--backend", "none", "--output", output,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    folder = output / "0-exchange-quadratic-pixel-seed0"
+    told = record(folder)
+    assert [s["name"] for s in told["stages"]] == ["attention", "norms", "activations"]
+    assert told["settings"]["forms"]["softmax"] == "power:4"
+    assert told["settings"]["finetune"]["optimizer"] == "adamw"
+    assert "--head-entropy 0.001" in told["command"]
+    kinds = {n.op for n in import_model(folder / "model.onnx").graph.nodes()}
+    assert not kinds & {"InnerSoftmax", "LayerNorm", "Gelu"}
+    reported = cli("report", output)
+    assert reported.code == 0, reported.err
+    assert "exchange" in (output / "report" / "report.html").read_text()
+
+
+def test_everything_wrong_with_an_exchange_is_said_before_the_work(cli: Cli, tmp_path: Path) -> None:
+    words = ("--data", "digits", "--output", tmp_path / "out")
+    wrong = cli("reduce", model_path("digits_vit"), *words, "--softmax", "cube", "--norm", "b", "--distill-hidden", -1)
+    assert wrong.code == 2
+    for part in ("--softmax 'cube'", "power:2, power:4", "--norm 'b'", "--distill-hidden -1"):
+        assert part in wrong.err
+    other = cli("reduce", model_path("digits_cnn"), *words, "--softmax", "power:2", "--norm", "batch")
+    assert other.code == 2
+    for part in ("no softmax inside", "no layer normalization", "no transformer"):
+        assert part in other.err
+    missing = cli("reduce", model_path("digits_cnn"), *words)
+    assert missing.code == 2
+    assert "--budget is missing" in missing.err
+    alone = cli("reduce", model_path("digits_vit"), *words, "--budget", 0, "--head-entropy", 1)
+    assert alone.code == 2
+    assert "--softmax, --norm or --activation" in alone.err
+    assert not (tmp_path / "out").exists()

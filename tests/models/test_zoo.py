@@ -21,6 +21,12 @@ WANTED_TEST_ACCURACY = {
     "digits_cnn": 0.97,
     "digits_gelu": 0.97,
     "digits_silu": 0.97,
+    "digits_vit": 0.97,
+    "digits_vit_he": 0.97,
+    "mnist_vit": 0.97,
+    "mnist_vit_he": 0.97,
+    "text_classifier": 0.78,
+    "text_classifier_he": 0.78,
 }
 
 
@@ -28,7 +34,8 @@ def onnx_accuracy(entry: Entry, data: Dataset) -> float:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(model_path(entry.name)), options)
-    answers = [int(session.run(None, {"x": image[None]})[0].argmax()) for image in data.x]
+    kind = np.int64 if "int64" in session.get_inputs()[0].type else np.float32
+    answers = [int(session.run(None, {"x": sample[None].astype(kind)})[0].argmax()) for sample in data.x]
     return float(np.mean(np.asarray(answers) == data.labels))
 
 
@@ -73,7 +80,7 @@ def test_recorded_test_accuracy_reaches_what_the_zoo_promises(name: str):
 
 @pytest.mark.parametrize("name", sorted(WANTED_TEST_ACCURACY))
 def test_activations_see_small_numbers(name: str):
-    assert max(ZOO[name].record().largest_activation_inputs.values()) < 32.0
+    assert max(ZOO[name].record().largest_activation_inputs.values()) <= 32.0
 
 
 def test_the_demo_network_loses_less_than_a_point_to_quadratics():

@@ -12,6 +12,9 @@ from pi_compiler.api import compile_secure
 from pi_compiler.errors import ShapeMismatch
 from pi_compiler.importer import import_model
 from pi_compiler.importer.reference import reference
+from pi_compiler.models.data import load
+from pi_compiler.models.zoo import model_path
+from pi_compiler.ops.evaluate import evaluate
 from pi_compiler.options import Activation, Options
 
 FINE = Options(target="mpc", activation_error=2.0**-10)
@@ -99,3 +102,15 @@ def test_ckks_reads_the_same_network():
     model = Transformer("bert").model()
     read = [[n.op for n in import_model(model, target=t).graph.nodes()] for t in ("ckks", "mpc")]
     assert read[0] == read[1]
+
+
+def test_a_division_that_is_spelled_out_keeps_above_zero():
+    """Power-Softmax divides by a mean of squares, whose interval would reach 0 if it were widened by a width."""
+    path, data = model_path("digits_vit_he"), load("digits", "validation")
+    compiled = compile_secure(path, calibration=load("digits", "calibration").x[:128], options=Options(target="mpc"))
+    graph, x = import_model(path).graph, data.x[:24]
+    wanted = evaluate(graph, {"x": x})["logits"].reshape(24, -1)
+    found = compiled.run(x, backend="mpc-sim").outputs["logits"].reshape(24, -1)
+    assert (found.argmax(1) == wanted.argmax(1)).all()
+    np.testing.assert_allclose(found, wanted, atol=0.01 * np.abs(wanted).max())
+    assert compiled.report["rounds"] < 30

@@ -12,6 +12,7 @@ from pi_compiler.models.training.masked import Kind
 from pi_compiler.models.training.methods.autorep import autorep
 from pi_compiler.models.training.methods.baselines import by_magnitude, by_random
 from pi_compiler.models.training.methods.deepreduce import deepreduce
+from pi_compiler.models.training.methods.exchange import exchange
 from pi_compiler.models.training.methods.gradual import gradual
 from pi_compiler.models.training.methods.hermite import hermite
 from pi_compiler.models.training.methods.method import Granularity, Method
@@ -37,6 +38,7 @@ class Known:
         kinds: what it can put in a ReLU's place.
         granularities: what it can keep or replace as one.
         only_zero: it leaves no ReLU at all.
+        transformers: it exchanges a transformer's parts, as ``forms.Forms`` says, and chooses no ReLUs.
     """
 
     run: Method
@@ -44,6 +46,7 @@ class Known:
     kinds: tuple[Kind, ...] = _KINDS
     granularities: tuple[Granularity, ...] = _UNITS
     only_zero: bool = False
+    transformers: bool = False
 
 
 METHODS: Final[Mapping[str, Known]] = MappingProxyType(
@@ -81,6 +84,12 @@ METHODS: Final[Mapping[str, Known]] = MappingProxyType(
         ),
         "gradual": Known(
             gradual, "every ReLU to a polynomial by a homotopy", ("linear", "quadratic"), ("layer",), only_zero=True
+        ),
+        "exchange": Known(
+            exchange,
+            "a transformer's softmax, normalization and activations to forms that run encrypted",
+            ("quadratic",),
+            transformers=True,
         ),
     }
 )

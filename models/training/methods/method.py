@@ -14,6 +14,7 @@ from torch import nn
 from pi_compiler.errors import BudgetError
 from pi_compiler.models.data import Dataset
 from pi_compiler.models.training.engine import Epoch, Hooks, Settings, fit
+from pi_compiler.models.training.forms import Forms
 from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.masked import Kind, Masked, channel_axis
 from pi_compiler.models.training.steps import Activation
@@ -65,6 +66,7 @@ class Task:
         folder: where checkpoints go, one subfolder per stage; None keeps none.
         progress: called after each epoch with stage, epoch, and number of epochs.
         hooks: what every stage has besides the method's own, such as ``ranges.Pillar``.
+        forms: what a transformer's parts give way to, for the method that exchanges them.
         stages: filled by ``run``.
     """
 
@@ -80,6 +82,7 @@ class Task:
     folder: Path | None = None
     progress: Callable[[str, Epoch, int], None] | None = None
     hooks: tuple[Hooks, ...] = ()
+    forms: Forms = field(default_factory=Forms)
     stages: list[Stage] = field(default_factory=list)
 
     def run(self, name: str, settings: Settings, hooks: tuple[Hooks, ...] = ()) -> list[Epoch]:

@@ -45,6 +45,7 @@ _GROWTH = 2.0  # what a polynomial may reach at one and a half times its interva
 _POWER_SUM, _POWER_EPS = 64.0, 1e-3  # largest sum of fourth powers, and what is added relative to it
 _OF_GELU = ("puma", "bumblebee", "mpcformer")
 _POLYNOMIALS = ("Poly", "Square", "Pow")
+_INVERSES = ("Reciprocal", "InverseSqrt")
 
 
 def protect(c: Compilation) -> Compilation:
@@ -118,6 +119,9 @@ class Protect(Walk):
             return choice.fit, choice.nodes(operand)
         if wanted.method == "exact":
             raise ApproximationError("it has no exact form on shares: --activation auto, or a method for this layer")
+        if node.op in _INVERSES and wanted.method == "auto" and seen.low > 0.0:
+            fit = self.inverse(node, seen)
+            return fit, _computing(fit, operand, node)
         goal, density = goal_of(node), Density.of_histogram(seen.edges, seen.mass)
         domain = domain_of(goal, seen.widened(self.options.margin), density)
         if wanted.method == "auto" and goal.name == "reciprocal" and "interval" in node.attrs:
@@ -135,6 +139,12 @@ class Protect(Walk):
             reach = _symmetric(domain) if goal.symmetry_on(_symmetric(domain)) == "even" else domain
             fit = registry.fit(wanted.method, goal, reach, degree, density=density, held_out=seen.held_out)
         return fit, _computing(fit, operand, node)
+
+    def inverse(self, node: Node, seen: Range) -> Fit:
+        """A division by what stays above 0 on calibration data: its interval is widened by a ratio, not by a width."""
+        widen = self.options.margin**2
+        low, high = seen.low / widen, seen.high * widen
+        return (reciprocal if node.op == "Reciprocal" else inverse_root)(low, max(high, 1.01 * low))
 
     def cheapest(
         self, goal: Target, domain: tuple[float, float], density: Density, held_out: FloatArray | None, size: int

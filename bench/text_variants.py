@@ -1,0 +1,132 @@
+"""The text classifier without normalization, with cheaper activations and with softmax alone: accuracy, entropy, bytes.
+
+``python bench/text_variants.py [--seeds 5] [--folder DIR]``: minutes a seed on one core. It starts from the plain
+networks of ``bench/text_classifier.py`` in DIR, which are trained if they are not there. Each variant is exchanged in
+and trained on, taught by the plain network. ReLU's Revival (2024) removes normalization and takes ReLU; AERO (2024)
+goes on to no activation at all, with a term for the entropy of heads. Validation chose the settings; the test split is
+read once per network. Bytes and rounds are those of the plan for two parties and a dealer, for seed 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import rows
+import torch
+from steps import trained
+from text_classifier import CASE
+
+from pi_compiler.api import compile_secure
+from pi_compiler.exporter import export
+from pi_compiler.importer import import_model
+from pi_compiler.models.data import load
+from pi_compiler.models.training.entropy import head_entropies
+from pi_compiler.models.training.graph_module import GraphModule
+from pi_compiler.models.training.measure import accuracy
+from pi_compiler.models.training.transformers import Plan, exchange
+from pi_compiler.options import Options
+
+_BARE = replace(CASE.plan, settings=replace(CASE.plan.settings, epochs=6), norms="none", order=("norms", "activations"))
+VARIANTS: dict[str, Plan] = {
+    "norm-free, GELU": replace(_BARE, order=("norms",)),
+    "norm-free, ReLU": replace(_BARE, activations="relu"),
+    "norm-free, quadratic": _BARE,
+    "softmax only": replace(_BARE, activations="none"),
+    "softmax only, entropy": replace(_BARE, activations="none", entropy=1e-2),
+    "Power-Softmax, norm-free, quadratic": replace(_BARE, order=("attention", "norms", "activations")),
+}
+"""AERO's steps and ReLU's Revival, and beside them the form for CKKS without normalization."""
+FULL = "full"
+PUBLISHED = {"softmax only, entropy": ("AERO, GPT-2", 4.23)}
+_SAMPLES = 256
+
+
+def scores(seed: int, folder: Path) -> dict[str, dict[str, object]]:
+    """Accuracies and entropies of a seed by variant; what has a record is not trained again."""
+    record = folder / f"variants-{seed}.json"
+    if record.is_file():
+        found: dict[str, dict[str, object]] = json.loads(record.read_text())
+        return found
+    train, validation, test = (load(CASE.data, split) for split in ("train", "validation", "test"))
+    trained(CASE, seed, folder)
+    graph = import_model(folder / f"{CASE.name}-{seed}-plain.onnx").graph
+    results: dict[str, dict[str, object]] = {}
+    for name, plan in {FULL: None, **VARIANTS}.items():
+        path = variant_path(folder, seed, name)
+        if plan is not None:
+            module, teacher = GraphModule(graph), GraphModule(graph)
+            exchange(module, plan, train, validation, teacher=teacher, seed=seed)
+            export(module.eval().to_graph(), path)
+        else:
+            module = GraphModule(graph)
+        scored = GraphModule(import_model(path).graph)
+        results[name] = {
+            "validation": accuracy(scored, validation)[0],
+            "test": accuracy(scored, test)[0],
+            "entropies": list(head_entropies(module, validation).values()),
+        }
+        print(f"seed {seed}, {name}: {results[name]}", flush=True)
+    record.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def variant_path(folder: Path, seed: int, name: str) -> Path:
+    """Where a variant's network is."""
+    step = "plain" if name == FULL else "variant-" + name.replace(", ", "-").replace(" ", "-").lower()
+    return folder / f"{CASE.name}-{seed}-{step}.onnx"
+
+
+def communication(path: Path) -> tuple[float, float]:
+    """Bytes and rounds of one sentence, whose words its owner looks up."""
+    samples = load(CASE.data, "calibration").x[:_SAMPLES]
+    plan = compile_secure(path, calibration=samples, options=Options(target="mpc")).report
+    return float(str(plan["bytes_sent"])), float(str(plan["rounds"]))
+
+
+def main() -> None:
+    """Train the variants and write the rows."""
+    parser = argparse.ArgumentParser(description="the text classifier without normalization and activations")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=Path("bench/results/text_classifier"))
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    results = [scores(seed, given.folder) for seed in range(given.seeds)]
+    found = [rows.Row("seeds", len(results), "networks")]
+    full_bytes, full_rounds = communication(variant_path(given.folder, 0, FULL))
+    for name in (FULL, *VARIANTS):
+        tests = [float(str(r[name]["test"])) for r in results]
+        drops = [100.0 * (float(str(r[FULL]["test"])) - t) for r, t in zip(results, tests, strict=True)]
+        validation = statistics.mean(float(str(r[name]["validation"])) for r in results)
+        found += [
+            rows.Row(f"{name}: validation accuracy", validation, "fraction"),
+            rows.Row(f"{name}: test accuracy", statistics.mean(tests), "fraction"),
+            rows.Row(f"{name}: paired drop of the test accuracy, mean", statistics.mean(drops), "points"),
+        ]
+        if len(drops) > 1:
+            found.append(rows.Row(f"{name}: paired drop, standard deviation", statistics.stdev(drops), "points"))
+        for head, entropy in enumerate(mean_entropies([r[name]["entropies"] for r in results])):
+            found.append(rows.Row(f"{name}: entropy of head {head}", entropy, "nats"))
+        sent, rounds = communication(variant_path(given.folder, 0, name))
+        peer = PUBLISHED.get(name, ("the full block", 1.0))
+        found += [
+            rows.Row(f"{name}: bytes", sent, "bytes"),
+            rows.Row(f"{name}: rounds", rounds, "rounds"),
+            rows.quality(f"{name}: bytes of the full block to its own", full_bytes / sent, "times", *peer),
+            rows.Row(f"{name}: rounds of the full block to its own", full_rounds / rounds, "times"),
+        ]
+    rows.write("text_variants", found)
+
+
+def mean_entropies(seeds: list[object]) -> list[float]:
+    """Per head the mean over seeds; heads of one layer after the other."""
+    heads = [[float(v) for layer in seed for v in layer] for seed in seeds if isinstance(seed, list)]
+    return [statistics.mean(column) for column in zip(*heads, strict=True)]
+
+
+if __name__ == "__main__":
+    main()
