@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib import resources
+from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
@@ -16,11 +17,13 @@ from numpy.typing import NDArray
 
 from pi_compiler.errors import CalibrationError, ParameterError
 
-__all__ = ["ALPHABET", "WINDOW", "checksum", "numbers", "text", "windows", "written"]
+__all__ = ["ALPHABET", "MODEL", "WINDOW", "checksum", "numbers", "text", "window", "windows", "written"]
 
 ALPHABET: Final = " abcdefghijklmnopqrstuvwxyz"
 WINDOW: Final = 16
 """Letters in a window."""
+MODEL: Final = Path(__file__).parent / "zoo" / "weights" / "letters_gpt.onnx"
+"""The trained decoder: window ``x`` (1, 16) -> number ``next`` (1, 1) of the letter after it."""
 
 _BLOCK, _PERIOD = 500, 10
 _PARTS: Final = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
@@ -65,6 +68,15 @@ def numbers(letters: str) -> NDArray[np.int64]:
 def written(values: NDArray[np.int64]) -> str:
     """The inverse of ``numbers``."""
     return "".join(ALPHABET[int(v)] for v in values)
+
+
+def window(letters: str) -> NDArray[np.int64]:
+    """The last letters of a text, as many as a window holds, spaces in front of a short one.
+
+    Raises:
+        ParameterError: naming the characters that are no letters.
+    """
+    return numbers(letters[-WINDOW:].rjust(WINDOW))
 
 
 def windows(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
