@@ -1,10 +1,10 @@
 """Networks under MPC: whole test sets in fixed point, first images between real processes, and a tenth of the ReLUs.
 
 Accuracies are those of the 64-bit fixed-point simulator on all test samples (or the first IMAGES), beside the float
-network's. Two parties and a dealer (``crypten-ttp``) then answer the first REAL of them on the loopback interface:
-answers beside the simulator's, bytes and rounds beside the plan's. ResNet-20 with 12,900 of its 188,416 ReLUs is
-AutoReP's of ``relu_budget.py``, whose folder is given with --budgeted. A tenth of the ReLUs is drawn at random; the
-trained weights stay, because costs are counted and not answers.
+network's in onnxruntime. Two parties and a dealer (``crypten-ttp``) then answer the first REAL of them on the loopback
+interface: answers beside the simulator's, bytes and rounds beside the plan's. ResNet-20 with 12,900 of its 188,416
+ReLUs is AutoReP's of ``relu_budget.py``, whose folder is given with --budgeted. A tenth of the ReLUs is drawn at
+random; the trained weights stay, because costs are counted and not answers.
 
     PI_DATA_DIR=... python bench/mpc_networks.py [--images N] [--real N] [--budgeted FOLDER] [--only TEXT]
 """
@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import rows
 
-from pi_compiler.accuracy_mpc import evaluate_mpc
 from pi_compiler.api import compile_secure
 from pi_compiler.cost_mpc import load_mpc_prices, network_of
 from pi_compiler.importer import import_model
@@ -70,13 +70,16 @@ def cases(budgeted: Path | None) -> Iterator[Case]:
 
 def accuracies(case: Case, compiled: CompiledMpc, test: Dataset) -> Iterator[rows.Row]:
     """The simulator beside floats."""
-    found = evaluate_mpc(compiled, compiled.stacked(test.x), test.y, backend="mpc-sim")
-    accuracy = found["accuracy"]
-    assert isinstance(accuracy, dict)
-    floats, fixed = accuracy["original"], accuracy["simulated"]
+    single = onnxruntime.SessionOptions()
+    single.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(case.path), single)
+    scores = np.concatenate([session.run(None, {"x": image[None]})[0] for image in test.x])
+    simulated = next(iter(compiled.run(test.x, backend="mpc-sim").logits.values()))
+    same = simulated.argmax(-1).reshape(-1) == scores.argmax(-1)
+    floats, fixed = (float((s.reshape(len(test.y), -1).argmax(-1) == test.y).mean()) for s in (scores, simulated))
     yield rows.quality(f"{case.title}_accuracy", fixed, "", "floats", floats)
     yield rows.Row(f"{case.title}_points_lost", 100.0 * (floats - fixed), "points", "allowed", _POINTS)
-    yield rows.Row(f"{case.title}_images", float(len(test.y)), "images")
+    yield rows.quality(f"{case.title}_same_answers", float(same.sum()), "images", "all", float(len(test.y)))
 
 
 def between(case: Case, compiled: CompiledMpc, test: Dataset, images: int) -> Iterator[rows.Row]:
