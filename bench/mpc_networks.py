@@ -12,6 +12,7 @@ random; the trained weights stay, because costs are counted and not answers.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,17 +148,22 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000, help="of the test set, at most")
     parser.add_argument("--real", type=int, default=10, help="images between processes")
     parser.add_argument("--budgeted", type=Path, help="folder of relu_budget.py's runs on cifar10-jpeg")
-    parser.add_argument("--only", default="", help="networks whose names contain this")
+    parser.add_argument("--only", default="", help="networks whose names contain this; the others' rows stay")
     asked = parser.parse_args()
-    found = list(tenth())
+    found: dict[str, rows.Row] = {}
+    path = rows.RESULTS / "mpc_networks.json"
+    if asked.only and path.exists():
+        found = {row["name"]: rows.Row(**row) for row in json.loads(path.read_text())}
+    found |= {row.name: row for row in (() if asked.only else tenth())}
     for case in cases(asked.budgeted):
         if asked.only not in case.title:
             continue
         calibration = load(case.dataset, "calibration").x[:256]
         compiled = compile_secure(case.path, calibration=calibration, options=Options(target="mpc"))
         test = load(case.dataset, "test").take(asked.images)
-        found += [*accuracies(case, compiled, test), *between(case, compiled, test, asked.real)]
-        rows.write("mpc_networks", found)
+        found |= {row.name: row for row in accuracies(case, compiled, test)}
+        found |= {row.name: row for row in between(case, compiled, test, asked.real)}
+        rows.write("mpc_networks", list(found.values()))
     print(rows.machine())
 
 
