@@ -12,9 +12,7 @@ phase of one image. Measurements are kept as they come in, so an interrupted run
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from typing import Any
 import namespaces
 import numpy as np
 import rows
+from stock import both
 
 from pi_compiler import api
 from pi_compiler.cost_mpc import NETWORKS, layer_costs, load_mpc_prices, total_cost
@@ -96,19 +95,7 @@ def ours(program: MpcProgram, images: np.ndarray) -> Figures:
 
 def stock(image: np.ndarray) -> Figures:
     """Stock CrypTen's runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(f"{folder}/image.npy", image)
-        arguments = [f"file://{folder}/meet", str(model_path("resnet20")), f"{folder}/image.npy", str(STOCK_REPEATS)]
-        script = str(Path(__file__).with_name("crypten_stock.py"))
-        started = [
-            subprocess.Popen(
-                [*namespaces.inside(rank), sys.executable, script, str(rank), *arguments],
-                stdout=subprocess.PIPE,
-                env={**os.environ, "GLOO_SOCKET_IFNAME": namespaces.DEVICES[rank], "OMP_NUM_THREADS": "1"},
-            )
-            for rank in (0, 1)
-        ]
-        said = [json.loads(process.communicate(timeout=600)[0].splitlines()[-1]) for process in started]
+    said = both("crypten_stock.py", Path(model_path("resnet20")), image, str(STOCK_REPEATS), apart=True)
     # Its first pass warms up.
     slower = [max(both) for both in zip(*(s["seconds"][1:] for s in said), strict=True)]
     answer = int(np.argmax(said[0]["logits"]))

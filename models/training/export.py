@@ -33,8 +33,15 @@ def fold_batch_norm(model: nn.Sequential) -> nn.Sequential:
     return folded.eval()
 
 
-def export_onnx(model: nn.Module, input_shape: tuple[int, ...], path: Path, *, whole: bool = False) -> None:
-    """Write ``model`` as ONNX opset 17, batch 1, input ``x``, output ``logits``; whole file or none.
+def export_onnx(
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    path: Path,
+    *,
+    whole: bool = False,
+    output: str = "logits",
+) -> None:
+    """Write ``model`` as ONNX opset 17, batch 1, input ``x``, one output; whole file or none.
 
     The tracing exporter is used because its node names are the module names (``/conv1/Conv``), and
     errors and reports speak in those. ``whole``: the input holds integers, to be looked up.
@@ -54,7 +61,7 @@ def export_onnx(model: nn.Module, input_shape: tuple[int, ...], path: Path, *, w
                 str(partial),
                 opset_version=OPSET,
                 input_names=["x"],
-                output_names=["logits"],
+                output_names=[output],
                 dynamo=False,
             )
         partial.chmod(0o644)

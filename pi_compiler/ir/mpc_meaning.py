@@ -147,24 +147,29 @@ def _dot(a: Array, b: Array, ranks: Sequence[int]) -> Array:
 
 def product(a: Array, b: Array) -> Array:
     """A matrix product by numpy's rules; ring elements go through float64 where that is exact, which is much faster."""
-    if a.dtype.kind == "f":
-        return np.asarray(a @ b)
-    largest = float(np.abs(a).max(initial=0)) * float(np.abs(b).max(initial=0)) * a.shape[-1]
-    if largest < _EXACT:
+    if a.dtype.kind == "i" and _exact_in_floats(a, b, a.shape[-1]):
         return np.rint(a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
     return np.asarray(a @ b)
 
 
-_CHUNK = 1 << 23  # elements of gathered windows held at a time
+def _exact_in_floats(a: Array, b: Array, terms: int) -> bool:
+    """Whether sums of so many products of ring elements are exact in float64."""
+    return float(np.abs(a).max(initial=0)) * float(np.abs(b).max(initial=0)) * terms < _EXACT
+
+
+_CHUNK = 1 << 19  # elements of gathered windows held at a time: few, so that they stay in cache
 
 
 def _conv(x: Array, weight: Array, attrs: Attrs, shape: Shape) -> Array:
+    if x.dtype.kind == "i" and _exact_in_floats(x, weight, prod(weight.shape[1:])):
+        # Converted before the windows are copied, which hold every element many times.
+        return np.rint(_conv(x.astype(np.float64), weight.astype(np.float64), attrs, shape)).astype(np.int64)
     group, strides, dilations, pads = attrs["group"][0], attrs["strides"], attrs["dilations"], attrs["pads"]
     rank = len(strides)
     images = x.reshape(-1, *x.shape[2:])
     images = np.pad(images, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
     reach = tuple((k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations, strict=True))
-    factor = weight.reshape(group, weight.shape[0] // group, -1).transpose(0, 2, 1)
+    factor = weight.reshape(group, weight.shape[0] // group, -1)
     out = np.empty((len(images), *shape[1:]), x.dtype)
     step = max(1, _CHUNK // (prod(shape[2:]) * images.shape[1] * prod(weight.shape[2:])))
     for start in range(0, len(images), step):
@@ -173,11 +178,10 @@ def _conv(x: Array, weight: Array, attrs: Attrs, shape: Shape) -> Array:
         )
         at = tuple(slice(None, None, s) for s in strides) + tuple(slice(None, None, d) for d in dilations)
         windows = windows[(slice(None), slice(None), *at)]
-        count = len(windows)
-        columns = np.moveaxis(windows, 1, 1 + rank).reshape(count, prod(shape[2:]), group, -1)
-        found = product(columns.transpose(2, 0, 1, 3).reshape(group, count * prod(shape[2:]), -1), factor)
-        found = found.reshape(group, count, prod(shape[2:]), -1).transpose(1, 0, 3, 2)
-        out[start : start + step] = found.reshape(count, *shape[1:])
+        # Positions last: they are copied in long runs.
+        taps = np.moveaxis(windows, range(2 + rank, 2 + 2 * rank), range(2, 2 + rank))
+        columns = taps.reshape(len(windows), group, -1, prod(shape[2:]))
+        out[start : start + step] = product(factor, columns).reshape(-1, *shape[1:])
     return out.reshape(len(x), *shape)
 
 

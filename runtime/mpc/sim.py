@@ -138,7 +138,7 @@ class ClearMpc:
         return _in_parts(program, lambda: FloatEngine(program), inputs, progress)
 
 
-_PART_BYTES = 1 << 28
+_PART_BYTES = 1 << 26
 
 
 def _in_parts(

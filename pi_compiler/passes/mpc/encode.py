@@ -23,6 +23,7 @@ from pi_compiler.passes.calibrate import thin
 from pi_compiler.passes.compilation import Compilation, MpcRanges, Precision
 from pi_compiler.passes.mpc.absorb import absorb, join, pool_first
 from pi_compiler.passes.mpc.joint import Deal
+from pi_compiler.passes.mpc.narrow import narrow
 from pi_compiler.passes.mpc.share import share
 from pi_compiler.passes.mpc.stack import stack
 
@@ -51,7 +52,7 @@ def encode(c: Compilation) -> Compilation:
             graph, precision, protocol.name, deal,
             private=not options.public_weights, low=options.stochastic_bits,
         )  # fmt: skip
-        program = stack(program)
+        program = stack(narrow(program))
         check(program)
         found = ranges_of(program, samples, local=protocol.truncation == "local")
         tried.append((precision, found))
