@@ -33,19 +33,21 @@ from pi_compiler.runtime.mpc.walk import LayerCost, MpcTrace, Traffic
 _SENT = re.compile(r"Link details: total send bytes (\d+), recv bytes (\d+), send actions (\d+), recv actions (\d+)")
 _CONNECT_STEP = 0.2
 _SIZE = 4
-_WARM = """module @warm { func.func @main(%v0: tensor<8x8xi64>, %c0: tensor<8x8xi64>) -> tensor<8x8xi64> {
-  %zero = stablehlo.constant dense<0> : tensor<8x8xi64>
-  %small = stablehlo.constant dense<1.52587890625E-5> : tensor<8x8xf64>
-  %mixed = stablehlo.add %v0, %c0 : tensor<8x8xi64>
+_WARM_SIDE = 16
+"""So many elements, squared, use up what transfers Cheetah makes before its first batch of ten million: see there."""
+_WARM = """module @warm { func.func @main(%v0: tensor<16x16xi64>, %c0: tensor<16x16xi64>) -> tensor<16x16xi64> {
+  %zero = stablehlo.constant dense<0> : tensor<16x16xi64>
+  %small = stablehlo.constant dense<1.52587890625E-5> : tensor<16x16xf64>
+  %mixed = stablehlo.add %v0, %c0 : tensor<16x16xi64>
   %product = stablehlo.dot_general %mixed, %c0, contracting_dims = [1] x [0]
-    : (tensor<8x8xi64>, tensor<8x8xi64>) -> tensor<8x8xi64>
-  %square = stablehlo.multiply %product, %product : tensor<8x8xi64>
-  %fixed = stablehlo.bitcast_convert %square : (tensor<8x8xi64>) -> tensor<8x8xf64>
-  %less = stablehlo.multiply %fixed, %small : tensor<8x8xf64>
-  %ring = stablehlo.bitcast_convert %less : (tensor<8x8xf64>) -> tensor<8x8xi64>
-  %bit = stablehlo.compare LT, %ring, %zero : (tensor<8x8xi64>, tensor<8x8xi64>) -> tensor<8x8xi1>
-  %kept = stablehlo.select %bit, %ring, %zero : tensor<8x8xi1>, tensor<8x8xi64>
-  return %kept : tensor<8x8xi64>
+    : (tensor<16x16xi64>, tensor<16x16xi64>) -> tensor<16x16xi64>
+  %square = stablehlo.multiply %product, %product : tensor<16x16xi64>
+  %fixed = stablehlo.bitcast_convert %square : (tensor<16x16xi64>) -> tensor<16x16xf64>
+  %less = stablehlo.multiply %fixed, %small : tensor<16x16xf64>
+  %ring = stablehlo.bitcast_convert %less : (tensor<16x16xf64>) -> tensor<16x16xi64>
+  %bit = stablehlo.compare LT, %ring, %zero : (tensor<16x16xi64>, tensor<16x16xi64>) -> tensor<16x16xi1>
+  %kept = stablehlo.select %bit, %ring, %zero : tensor<16x16xi1>, tensor<16x16xi64>
+  return %kept : tensor<16x16xi64>
 } }"""
 """Every kind of message once, so that keys and base transfers are made before the first input."""
 
@@ -216,7 +218,7 @@ class _Run:
 
     def run(self, samples: int) -> PartyResult:
         """Everything."""
-        settings = library.config(self.job.protocol, self.written.fraction, self.job.threads)
+        settings = library.config(self.job.protocol, self.job.threads)
         start = time.perf_counter()
         with _translated(self.job, "the set-up"):
             made = library.load()
@@ -238,7 +240,7 @@ class _Run:
         return PartyResult(self.job.rank, outputs, setup, Phase(), online, MpcTrace(self.layers), tuple(each))
 
     def _warm(self) -> Phase:
-        zeros = np.zeros((8, 8), np.int64)
+        zeros = np.zeros((_WARM_SIDE, _WARM_SIDE), np.int64)
         program = library.compiled("warm", _WARM, ("v0", "c0"), ("v1",))
         self._enter("v0", zeros, DATA_PARTY)
         self._enter("c0", zeros, MODEL_PARTY)
