@@ -92,17 +92,19 @@ def _computed(program: MpcProgram, instr: MpcInstr, how: Held) -> Sent:
 
 def _linear(program: MpcProgram, instr: MpcInstr, how: Held) -> Sent:
     """A product if its weight is private or a value, then the bias."""
-    x, total = instr.args[0], Sent()
-    calls = 1
+    x, total, calls = instr.args[0], Sent(), 1
+    inputs = [program.instrs[a].size for a in instr.args if a in how.owners]
     if instr.op is not MpcOp.SCALE:
         product = product_of(program, instr)
         calls = product.batch
         if instr.op is MpcOp.CONV and any(instr.attrs["pads"]):
             total = Sent(calls, 24 * calls, 8 * calls)
+        elif instr.op is MpcOp.CONV and inputs:
+            # Nothing has made shares of the image before its windows are cut out.
+            inputs = [calls * product.rows * product.inner]
     shared = how.shared(program, instr)
     if shared:
         weight = program.private_weight(instr)
-        inputs = [program.instrs[a].size for a in instr.args if a in how.owners]
         if weight is not None:
             inputs.append(instr.size if instr.op is MpcOp.SCALE else weight.values.size)
         for size in inputs:
