@@ -61,6 +61,9 @@ TargetName = Annotated[
 Protocol = Annotated[
     str | None, typer.Option("--protocol", metavar="NAME", help="MPC: crypten-ttp, crypten-tfp, semi2k, cheetah, aby3.")
 ]
+SpuProtocol = Annotated[
+    str | None, typer.Option("--protocol", metavar="NAME", help="With --backend spu: semi2k, cheetah, aby3.")
+]
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="MPC: how long a party waits for another.")
 ]
@@ -322,9 +325,7 @@ def run(
         int | None, typer.Option("--parties", metavar="N", help="MPC: how many compute; with --backend crypten 2.")
     ] = None,
     network: NetworkName = None,
-    protocol: Annotated[
-        str | None, typer.Option("--protocol", metavar="NAME", help="With --backend spu: semi2k, cheetah, aby3.")
-    ] = None,
+    protocol: SpuProtocol = None,
     timeout: Timeout = 60.0,
     first_party_deals: FirstPartyDeals = False,
     limit: Limit = None,
@@ -481,6 +482,7 @@ def calibrate_cost(
         list[int] | None, typer.Option("--log-n", help="log2 of a ring degree; may be repeated. Default 12 to 15.")
     ] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=3600, help="About how long to measure.")] = 25.0,
+    protocol: SpuProtocol = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Default: where predictions look for it.")
     ] = None,
@@ -491,13 +493,15 @@ def calibrate_cost(
     from pi_compiler.report.text import costs_view
     from pi_compiler.runtime.measure import measure
 
-    if backend == "crypten":
+    if backend in ("crypten", "spu"):
         from pi_compiler import cli_mpc
 
         if log_n:
-            raise bad_use(ParameterError("--log-n is for ring degrees, which backend 'crypten' does not have"))
-        cli_mpc.calibrate(output, json)
+            raise bad_use(ParameterError(f"--log-n is for ring degrees, which backend {backend!r} does not have"))
+        cli_mpc.calibrate(cli_mpc.protocol_on(backend, protocol), output, json)
         return
+    if protocol is not None:
+        raise bad_use(ParameterError(f"backend {backend!r} has no protocols", hint="--backend spu"))
     backend = chosen_backend(backend)
     path = output if output is not None else table_path(backend)
     if output is None:

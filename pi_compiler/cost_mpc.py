@@ -23,7 +23,8 @@ from pi_compiler.errors import ParameterError
 from pi_compiler.ir.aby3 import aby3_sent
 from pi_compiler.ir.cheetah import cheetah_traffic
 from pi_compiler.ir.mpc_program import LINEAR, MpcInstr, MpcOp, MpcProgram
-from pi_compiler.ir.spu import Held, held, semi2k_traffic, stretches
+from pi_compiler.ir.spu import Held, held, semi2k_traffic
+from pi_compiler.ir.spu_work import spu_work
 from pi_compiler.ir.two_party import ELEMENT_BYTES, traffic
 
 
@@ -125,7 +126,7 @@ class MpcPrices:
         protocol: its name.
         machine: where seconds were measured.
         seconds: per opcode {call, element, product}: seconds per call, per element touched, per scalar product; on SPU
-            also per ``module`` {call}: a stretch of one layer.
+            per kind of work, see ``ir.spu_work``.
         links: directions that bytes spread over evenly: 2, or 6 with three parties.
         measured_here: false for the shipped table.
     """
@@ -165,11 +166,7 @@ class MpcPrices:
         return rates.get("call", 0.0) + touched * rates.get("element", 0.0) + products * rates.get("product", 0.0)
 
     def _on_spu(self, program: MpcProgram, how: Held) -> list[MpcCost]:
-        modules = {numbers[0] for numbers in stretches(program)}
-        module = self.seconds.get("module", {}).get("call", 0.0)
-        seconds = [
-            self._compute(program, instr) + module * (number in modules) for number, instr in enumerate(program.instrs)
-        ]
+        seconds = [work.seconds(self.seconds) for work in spu_work(program, self.protocol, how)]
         if self.protocol == "aby3":
             sent = zip(aby3_sent(program, how), seconds, strict=True)
             return [
@@ -209,9 +206,10 @@ def total_cost(program: MpcProgram, prices: MpcPrices, *, within: bool = False) 
 
 
 def mpc_table_path(protocol: str) -> Path:
-    """Where ``calibrate-cost`` keeps this machine's seconds of a protocol's library."""
+    """Where ``calibrate-cost`` keeps this machine's seconds of a protocol; CrypTen's two share theirs."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "pi-compiler" / f"costs-{library_of(protocol)}.json"
+    name = "crypten" if library_of(protocol) == "crypten" else f"spu-{protocol}"
+    return Path(cache) / "pi-compiler" / f"costs-{name}.json"
 
 
 def library_of(protocol: str) -> str:
@@ -240,6 +238,8 @@ def load_mpc_prices(protocol: str, path: Path | None = None) -> MpcPrices:
             measured = json.loads(own.read_text())
             if measured["backend"] != library_of(protocol):
                 raise ParameterError(f"{own} holds costs of {measured['backend']!r}, not {library_of(protocol)!r}")
+            if measured.get("protocol", protocol) != protocol:
+                raise ParameterError(f"{own} holds costs of protocol {measured['protocol']!r}, not {protocol!r}")
             seconds, machine, here = measured["seconds"], measured["machine"], True
         rates = {op: {k: float(v) for k, v in row.items()} for op, row in seconds.items()}
         return MpcPrices(protocol, str(machine), rates, int(table["links"]), here)

@@ -44,7 +44,8 @@ _MATRIX_SENT, _MATRIX_BACK = 184_970, 127_185
 _COEFFICIENT = 16.3
 _ELEMENTS_SENT, _ELEMENTS_BACK = 643_840, 500_150
 """8,192 encrypted elements, and the answer to them; measured."""
-_DIRECT = 2 * DEGREE
+DIRECT = 2 * DEGREE
+"""From so many elements on products do without triples."""
 _DIGITS, _CHOICES = 16, 64
 _LTZ_ROUNDS = 19
 
@@ -59,6 +60,8 @@ class Blocks:
         results: of the result.
         answers: ciphertexts that hold the result.
         packed: whether they are packed; else one per polynomial of the result.
+        products: of two polynomials.
+        merges: automorphisms that packing takes.
     """
 
     left: int
@@ -66,6 +69,8 @@ class Blocks:
     results: int
     answers: int
     packed: bool
+    products: int = 1
+    merges: int = 0
 
 
 @cache
@@ -86,7 +91,8 @@ def _cheapest(rows: int, inner: int, columns: int, *, packed: bool) -> Blocks:
             automorphisms = -(-rows * columns // DEGREE) * deep if packed else 0
             cost = 1000.0 * (min(a, c) * b + answers) + automorphisms + a * b * c / 10
             if cost <= least:
-                least, best = cost, Blocks(a * b, b * c, a * c, answers if packed else a * c, packed)
+                least = cost
+                best = Blocks(a * b, b * c, a * c, answers if packed else a * c, packed, a * b * c, automorphisms)
             deep = 2 * deep if packed else deep + 1
     return best
 
@@ -207,7 +213,7 @@ def _mul(instr: MpcInstr, how: Held) -> Use:
 
 def _elements(size: int) -> Use:
     """Products of two shares."""
-    if size < _DIRECT:
+    if size < DIRECT:
         opened = 2 * ELEMENT_BYTES * size
         return Use(Traffic(1, opened, opened), triples=size)
     first, second = -(-(size // 2) // DEGREE), -(-(size - size // 2) // DEGREE)

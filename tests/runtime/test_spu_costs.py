@@ -9,12 +9,16 @@ import pytest
 from spu_programs import Program
 
 from pi_compiler.cost_mpc import load_mpc_prices
-from pi_compiler.ir.cheetah import blocks, cheetah_uses
+from pi_compiler.errors import ParameterError
+from pi_compiler.ir.cheetah import LTZ_TRANSFERS, TRANSFERS, blocks, cheetah_uses
 from pi_compiler.ir.mpc_program import MpcOp, MpcProgram
 from pi_compiler.ir.protocols import protocol_of
+from pi_compiler.ir.spu import held
+from pi_compiler.ir.spu_work import spu_work
 from pi_compiler.runtime.mpc.launcher import Plan
 from pi_compiler.runtime.mpc.spu import library
 from pi_compiler.runtime.mpc.spu.backend import SpuMpc
+from pi_compiler.runtime.mpc.spu.measure import fitted, samples_of
 
 installed = pytest.mark.skipif(library.missing() is not None, reason="spu is not installed")
 _PLAIN = {"strides": (1, 1), "dilations": (1, 1), "group": (1,)}
@@ -118,3 +122,41 @@ def test_pieces_of_a_network_are_priced_with_their_inputs_as_shares():
         free, paid = (prices.each(program, within=within)[1].bytes for within in (False, True))
         assert free == 0, protocol
         assert paid > 10 * 16 * prod((2, 1)), protocol
+
+
+@pytest.mark.parametrize("protocol", library.PROTOCOLS)
+def test_a_table_fitted_to_seconds_predicts_them(protocol):
+    """Kinds of work cost what a table says, modules something by themselves, and batches are made now and then."""
+    program = samples_of(protocol)
+    work = zip(program.instrs, spu_work(program, protocol, held(program)), strict=True)
+    works = {program.origins[i.origin]: w for i, w in work}
+    units = {"call": 1e-3, "element": 1e-7, "product": 1e-9, "batch": 0.1, "result": 1e-2, "merge": 1e-3}
+    table = {w.kind: {name: units.get(name, 1e-4) for name in w.amounts} for w in works.values()}
+    table |= {"module": {"call": 2e-3}, "add": {"element": 1e-8}, "sub": {"element": 1e-8}}
+    seconds, waited = {}, 0.0
+    for name, work in works.items():
+        seconds[name] = work.seconds(table)
+        waited += work.transfers * (LTZ_TRANSFERS[0] / sum(LTZ_TRANSFERS)) * (work.kind == "ltz")
+        if waited >= TRANSFERS:
+            seconds[name] += 2.0
+            waited -= TRANSFERS
+    found = fitted(program, protocol, seconds)
+    assert found["module"]["call"] == pytest.approx(2e-3, rel=0.01)
+    assert found["transfer"]["call"] == pytest.approx(2.0 / TRANSFERS if protocol == "cheetah" else 0.0)
+    without = {**found, "transfer": {"call": 0.0}}
+    for name, work in works.items():
+        if work.kind not in ("input", "own") and seconds[name] < 1.9:
+            assert work.seconds(without) == pytest.approx(seconds[name], rel=0.05), name
+
+
+@installed
+@pytest.mark.slow
+def test_seconds_are_measured_on_this_machine(cli, tmp_path):
+    place = tmp_path / "costs.json"
+    done = cli("calibrate-cost", "--backend", "spu", "--protocol", "semi2k", "--output", place)
+    assert done.code == 0, done.err
+    prices = load_mpc_prices("semi2k", place)
+    assert prices.measured_here
+    assert prices.each(every_opcode())[2].compute > 0
+    with pytest.raises(ParameterError, match="protocol 'semi2k', not 'aby3'"):
+        load_mpc_prices("aby3", place)
