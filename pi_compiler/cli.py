@@ -397,9 +397,14 @@ def run(
 @guarded
 def party(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model compiled for MPC, or its handout.")],
-    rank: Annotated[int, typer.Option("--rank", help="0 the model's owner, 1 the data's owner, 2 the dealer.")],
+    rank: Annotated[
+        int, typer.Option("--rank", help="0 the model's owner, 1 the data's owner, 2 the dealer, or aby3's helper.")
+    ],
     peers: Annotated[
-        str, typer.Option("--peers", metavar="HOST0:PORT,HOST1:PORT", help="Where parties 0 and 1 listen.")
+        str,
+        typer.Option(
+            "--peers", metavar="HOST0:PORT,HOST1:PORT", help="Where parties 0 and 1 listen, under aby3 also party 2."
+        ),
     ],
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="Party 0: weights.npz; default that in DIR.")
@@ -408,6 +413,8 @@ def party(
     output: Annotated[
         Path | None, typer.Option("--output", metavar="Y.npy", help="Party 1: write the answers, .npy or .npz.")
     ] = None,
+    backend: Annotated[str, typer.Option("--backend", help="crypten or spu, the same for all parties.")] = "crypten",
+    protocol: SpuProtocol = None,
     timeout: Timeout = 60.0,
     first_party_deals: FirstPartyDeals = False,
     json: JsonFile = None,
@@ -415,7 +422,8 @@ def party(
     """Be one party of a run under MPC; the others run on their own machines."""
     from pi_compiler import cli_mpc
 
-    cli_mpc.party(folder, (rank, peers, not first_party_deals, timeout), weights, input, output, json)
+    spu = cli_mpc.protocol_on(cli_mpc.with_parties(backend), protocol)
+    cli_mpc.party(folder, (rank, peers, not first_party_deals, timeout, spu), weights, input, output, json)
 
 
 @app.command()

@@ -147,7 +147,7 @@ def _meeting(backend: str, given: tuple[int | None, str | None, float, bool, str
 
 def party(
     folder: Path,
-    seat: tuple[int, str, bool, float],
+    seat: tuple[int, str, bool, float, str],
     weights: Path | None,
     spec: str | None,
     output: Path | None,
@@ -194,6 +194,14 @@ def handout(folder: Path, output: Path) -> None:
 
     check_place(output)
     show(f"{output}: {size(save_handout(folder, output))}, no weights")
+
+
+def with_parties(backend: str) -> str:
+    """Refuse backends without parties; bad use."""
+    if backend not in ("crypten", "spu"):
+        complain(f"ParameterError: backend {backend!r} has no parties\n  hint: --backend crypten or spu")
+        raise typer.Exit(2)
+    return backend
 
 
 def protocol_on(backend: str, protocol: str | None) -> str:

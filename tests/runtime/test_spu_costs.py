@@ -9,7 +9,6 @@ import pytest
 from spu_programs import Program
 
 from pi_compiler.cost_mpc import load_mpc_prices
-from pi_compiler.errors import ParameterError
 from pi_compiler.ir.cheetah import LTZ_TRANSFERS, TRANSFERS, blocks, cheetah_uses
 from pi_compiler.ir.mpc_program import MpcOp, MpcProgram
 from pi_compiler.ir.protocols import protocol_of
@@ -147,16 +146,3 @@ def test_a_table_fitted_to_seconds_predicts_them(protocol):
     for name, work in works.items():
         if work.kind not in ("input", "own") and seconds[name] < 1.9:
             assert work.seconds(without) == pytest.approx(seconds[name], rel=0.05), name
-
-
-@installed
-@pytest.mark.slow
-def test_seconds_are_measured_on_this_machine(cli, tmp_path):
-    place = tmp_path / "costs.json"
-    done = cli("calibrate-cost", "--backend", "spu", "--protocol", "semi2k", "--output", place)
-    assert done.code == 0, done.err
-    prices = load_mpc_prices("semi2k", place)
-    assert prices.measured_here
-    assert prices.each(every_opcode())[2].compute > 0
-    with pytest.raises(ParameterError, match="protocol 'semi2k', not 'aby3'"):
-        load_mpc_prices("aby3", place)
