@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pi_compiler import files
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -43,11 +45,17 @@ def quality(name: str, value: float, unit: str, peer: str, peer_value: float) ->
     return Row(name, value, unit, peer, peer_value, value / peer_value if peer_value else None)
 
 
+def read(name: str) -> list[Row]:
+    """What was written last; nothing if nothing was."""
+    path = RESULTS / f"{name}.json"
+    return [Row(**row) for row in json.loads(path.read_text())] if path.exists() else []
+
+
 def write(name: str, rows: Sequence[Row]) -> Path:
-    """Write rows and print them."""
+    """Write rows, all or none, and print them."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
+    files.write_json(path, [asdict(r) for r in rows])
     for r in rows:
         peer = "" if r.peer is None else f"   {r.peer}: {r.peer_value:.4g}  ratio {r.ratio or float('nan'):.3g}"
         print(f"{r.name:40s} {r.value:12.5g} {r.unit:10s}{peer}")

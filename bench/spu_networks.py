@@ -1,9 +1,11 @@
 """Networks between real processes on SPU: bytes predicted and measured, answers beside the simulator's.
 
 SEMI2K's first party deals to itself (no privacy from it; the cost is the online phase alone), Cheetah has no dealer.
-Seconds are of the loopback interface, set-up aside. The ResNets' images and networks are CIFAR-10's.
+Seconds are of the loopback interface, set-up aside. The ResNets' images and networks are CIFAR-10's. Rows are written
+after every network, and one that has rows of as many images is not run again.
 
     PI_DATA_DIR=... python bench/spu_networks.py [IMAGES [NETWORK ...]]     # every network: some minutes an image
+    PI_DATA_DIR=... python bench/spu_networks.py --afresh [IMAGES [NETWORK ...]]     # whatever has been measured
 """
 
 from __future__ import annotations
@@ -26,19 +28,26 @@ from pi_compiler.runtime.mpc.spu.backend import SpuMpc
 _NETWORKS = ("digits_cnn", "lenet", "resnet20", "resnet20_cifar10_jpeg_quadratic")
 _PROTOCOLS = ("semi2k", "cheetah")
 _IMAGES = 2
+_NAME = "spu_networks"
 
 
-def measured(name: str, compiled: CompiledMpc, images: int, protocol: str) -> Iterator[rows.Row]:
-    """One network under one protocol."""
-    program = compiled.program
-    given = compiled.stacked(load(ZOO[name].dataset, "test").take(images).x)
+def measured(title: str, compiled: CompiledMpc, x: np.ndarray, protocol: str) -> Iterator[rows.Row]:
+    """One network under one protocol.
+
+    Args:
+        title: of its rows.
+        compiled: the network, planned for the protocol.
+        x: images (N, *shape).
+        protocol: one of two parties.
+    """
+    program, images = compiled.program, len(x)
+    given = compiled.stacked(x)
     backend = SpuMpc(Plan(spu=protocol, timeout=300.0))
     found, _ = backend.run(program, given)
     wanted = compiled.run(given, backend="mpc-sim").logits
     output = next(iter(program.outputs))
     prices = load_mpc_prices(protocol)
     total = backend.parties[0].online.sent + backend.parties[1].online.sent
-    title = f"{name}_{protocol}"
     predicted = total_cost(program, prices)
     yield rows.cost(f"{title}_bytes", total / images, "bytes", "predicted", predicted.bytes)
     yield rows.Row(f"{title}_rounds", backend.parties[0].online.rounds / images, "messages")
@@ -46,23 +55,30 @@ def measured(name: str, compiled: CompiledMpc, images: int, protocol: str) -> It
     yield rows.Row(f"{title}_seconds", backend.parties[1].online.seconds / images, "s")
     equal = (found[output].argmax(-1) == wanted[output].argmax(-1)).mean()
     yield rows.quality(f"{title}_equal_answers", float(equal), "", "simulator", 1.0)
-    yield rows.Row(f"{title}_images", float(images), "images")
     error = np.abs(found[output] - wanted[output]).max()
     yield rows.Row(f"{title}_distance", float(error), "of scores, from the simulator's")
+    yield rows.Row(f"{title}_images", float(images), "images")
 
 
-def main(images: int, names: tuple[str, ...]) -> None:
-    found: list[rows.Row] = []
+def main(images: int, names: tuple[str, ...], *, afresh: bool = False) -> None:
+    """Measure what is missing, and write after each network and protocol."""
+    found = {row.name: row for row in rows.read(_NAME)}
     for name in names:
-        calibration = load(ZOO[name].dataset, "calibration").x[:256]
         for protocol in _PROTOCOLS:
+            title = f"{name}_{protocol}"
+            done = found.get(f"{title}_images")
+            if done is not None and done.value >= images and not afresh:
+                continue
+            print(f"{title} ...", flush=True)
+            calibration = load(ZOO[name].dataset, "calibration").x[:256]
             options = Options(target="mpc", protocol=protocol)
             compiled = api.compile_secure(model_path(name), calibration=calibration, options=options)
-            for row in measured(name, compiled, images, protocol):
-                found.append(row)
-                print(row, flush=True)
-    rows.write("spu_networks", found)
+            x = load(ZOO[name].dataset, "test").take(images).x
+            found |= {row.name: row for row in measured(title, compiled, x, protocol)}
+            rows.write(_NAME, list(found.values()))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else _IMAGES, tuple(sys.argv[2:]) or _NETWORKS)
+    given = [a for a in sys.argv[1:] if a != "--afresh"]
+    count = int(given[0]) if given else _IMAGES
+    main(count, tuple(given[1:]) or _NETWORKS, afresh="--afresh" in sys.argv)

@@ -62,6 +62,9 @@ TargetName = Annotated[
 Protocol = Annotated[
     str | None, typer.Option("--protocol", metavar="NAME", help="MPC: crypten-ttp, crypten-tfp, semi2k, cheetah, aby3.")
 ]
+SpuProtocol = Annotated[
+    str | None, typer.Option("--protocol", metavar="NAME", help="With --backend spu: semi2k, cheetah, aby3.")
+]
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="MPC: how long a party waits for another.")
 ]
@@ -334,9 +337,7 @@ def run(
         int | None, typer.Option("--parties", metavar="N", help="MPC: how many compute; with --backend crypten 2.")
     ] = None,
     network: NetworkName = None,
-    protocol: Annotated[
-        str | None, typer.Option("--protocol", metavar="NAME", help="With --backend spu: semi2k, cheetah, aby3.")
-    ] = None,
+    protocol: SpuProtocol = None,
     timeout: Timeout = 60.0,
     first_party_deals: FirstPartyDeals = False,
     limit: Limit = None,
@@ -408,9 +409,14 @@ def run(
 @guarded
 def party(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model compiled for MPC, or its handout.")],
-    rank: Annotated[int, typer.Option("--rank", help="0 the model's owner, 1 the data's owner, 2 the dealer.")],
+    rank: Annotated[
+        int, typer.Option("--rank", help="0 the model's owner, 1 the data's owner, 2 the dealer, or aby3's helper.")
+    ],
     peers: Annotated[
-        str, typer.Option("--peers", metavar="HOST0:PORT,HOST1:PORT", help="Where parties 0 and 1 listen.")
+        str,
+        typer.Option(
+            "--peers", metavar="HOST0:PORT,HOST1:PORT", help="Where parties 0 and 1 listen, under aby3 also party 2."
+        ),
     ],
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="Party 0: weights.npz; default that in DIR.")
@@ -419,6 +425,8 @@ def party(
     output: Annotated[
         Path | None, typer.Option("--output", metavar="Y.npy", help="Party 1: write the answers, .npy or .npz.")
     ] = None,
+    backend: Annotated[str, typer.Option("--backend", help="crypten or spu, the same for all parties.")] = "crypten",
+    protocol: SpuProtocol = None,
     timeout: Timeout = 60.0,
     first_party_deals: FirstPartyDeals = False,
     json: JsonFile = None,
@@ -426,7 +434,8 @@ def party(
     """Be one party of a run under MPC; the others run on their own machines."""
     from pi_compiler import cli_mpc
 
-    cli_mpc.party(folder, (rank, peers, not first_party_deals, timeout), weights, input, output, json)
+    spu = cli_mpc.protocol_on(cli_mpc.with_parties(backend), protocol)
+    cli_mpc.party(folder, (rank, peers, not first_party_deals, timeout, spu), weights, input, output, json)
 
 
 @app.command()
@@ -493,6 +502,7 @@ def calibrate_cost(
         list[int] | None, typer.Option("--log-n", help="log2 of a ring degree; may be repeated. Default 12 to 15.")
     ] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=3600, help="About how long to measure.")] = 25.0,
+    protocol: SpuProtocol = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Default: where predictions look for it.")
     ] = None,
@@ -503,13 +513,15 @@ def calibrate_cost(
     from pi_compiler.report.text import costs_view
     from pi_compiler.runtime.measure import measure
 
-    if backend == "crypten":
+    if backend in ("crypten", "spu"):
         from pi_compiler import cli_mpc
 
         if log_n:
-            raise bad_use(ParameterError("--log-n is for ring degrees, which backend 'crypten' does not have"))
-        cli_mpc.calibrate(output, json)
+            raise bad_use(ParameterError(f"--log-n is for ring degrees, which backend {backend!r} does not have"))
+        cli_mpc.calibrate(cli_mpc.protocol_on(backend, protocol), output, json)
         return
+    if protocol is not None:
+        raise bad_use(ParameterError(f"backend {backend!r} has no protocols", hint="--backend spu"))
     backend = chosen_backend(backend)
     path = output if output is not None else table_path(backend)
     if output is None:

@@ -132,15 +132,9 @@ def _meeting(backend: str, given: tuple[int | None, str | None, float, bool, str
                 raise ParameterError(f"backend {backend!r} has no parties", hint="--backend crypten or spu")
             return None
         from pi_compiler.parties import Meeting
-        from pi_compiler.runtime.mpc.spu.library import PROTOCOLS
 
-        where, spu = None if network is None else network_of(network), ""
-        if backend == "spu":
-            spu = protocol or "semi2k"
-            if spu not in PROTOCOLS:
-                raise ParameterError(f"backend 'spu' does not run protocol {spu!r}", f"it runs {', '.join(PROTOCOLS)}")
-        elif protocol is not None:
-            raise ParameterError("--protocol chooses among those of SPU", hint="--backend spu")
+        where = None if network is None else network_of(network)
+        spu = protocol_on(backend, protocol)
         found = Meeting(
             parties if parties is not None else (protocol_of(spu).parties if spu else 2), where, dealer, timeout, spu
         )
@@ -153,7 +147,7 @@ def _meeting(backend: str, given: tuple[int | None, str | None, float, bool, str
 
 def party(
     folder: Path,
-    seat: tuple[int, str, bool, float],
+    seat: tuple[int, str, bool, float, str],
     weights: Path | None,
     spec: str | None,
     output: Path | None,
@@ -202,26 +196,53 @@ def handout(folder: Path, output: Path) -> None:
     show(f"{output}: {size(save_handout(folder, output))}, no weights")
 
 
-def calibrate(output: Path | None, json: Path | None) -> None:
-    """``calibrate-cost --backend crypten``."""
+def with_parties(backend: str) -> str:
+    """Refuse backends without parties; bad use."""
+    if backend not in ("crypten", "spu"):
+        complain(f"ParameterError: backend {backend!r} has no parties\n  hint: --backend crypten or spu")
+        raise typer.Exit(2)
+    return backend
+
+
+def protocol_on(backend: str, protocol: str | None) -> str:
+    """The protocol that a backend runs, ``""`` on CrypTen; bad use if it does not run the one that was asked for."""
+    from pi_compiler.runtime.mpc.spu.library import PROTOCOLS
+
+    try:
+        if backend != "spu":
+            if protocol is not None:
+                raise ParameterError("--protocol chooses among those of SPU", hint="--backend spu")
+            return ""
+        if (protocol or PROTOCOLS[0]) not in PROTOCOLS:
+            raise ParameterError(f"backend 'spu' does not run protocol {protocol!r}", f"it runs {', '.join(PROTOCOLS)}")
+        return protocol or PROTOCOLS[0]
+    except ParameterError as e:
+        complain(f"{type(e).__name__}: {e}")
+        raise typer.Exit(2) from e
+
+
+def calibrate(spu: str, output: Path | None, json: Path | None) -> None:
+    """``calibrate-cost`` of CrypTen, or of one of SPU's protocols."""
     from pi_compiler.cost_mpc import mpc_table_path
     from pi_compiler.report.text_mpc import seconds_view
     from pi_compiler.runtime.mpc.measure import measure
+    from pi_compiler.runtime.mpc.spu.measure import measure as measure_spu
 
-    path = output if output is not None else mpc_table_path("crypten-ttp")
+    path = output if output is not None else mpc_table_path(spu or "crypten-ttp")
     if output is None:
         files.make_folder(path.parent)
     for place in (json, path):
         if place is not None:
             files.check_file(place)
     with progress() as report:
-        report("measuring crypten", 0, 1)
-        table = measure()
+        report(f"measuring {f'spu, {spu}' if spu else 'crypten'}", 0, 1)
+        table = measure_spu(spu) if spu else measure()
     files.write_json(path, table)
     if json is not None:
         files.write_json(json, table)
     show(seconds_view(table))
-    show(f"{path}: predictions for CrypTen use it from now on" if output is None else f"{path}")
+    who = f"SPU's {spu}" if spu else "CrypTen"
+    show(f"{path}: predictions for {who} use it from now on" if output is None else f"{path}")
 
 
 def evaluate(folder: Path, data: str, backend: str, limit: int, json: Path | None) -> None:

@@ -1,9 +1,9 @@
 """What an MPC program costs: bytes and rounds, and seconds by a network and a table.
 
 ``T = compute + rounds * RTT / 2 + max(bytes per direction) * 8 / bandwidth``: a round is one exchange in
-both directions at once, so it takes one one-way latency. Bytes and rounds of the two-party backend and of SPU's
-SEMI2K are exact (``ir.two_party`` and ``ir.spu`` count them instruction by instruction); those of the other protocols
-are measured figures per element from a table.
+both directions at once, so it takes one one-way latency. Bytes and rounds are counted instruction by instruction:
+exactly for the two-party backend (``ir.two_party``), SPU's SEMI2K (``ir.spu``) and ABY3 (``ir.aby3``), for Cheetah
+(``ir.cheetah``) up to the size of compressed ciphertexts. Seconds are a table's, per opcode, and on SPU per module.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from pi_compiler.errors import ParameterError
+from pi_compiler.ir.aby3 import aby3_sent
+from pi_compiler.ir.cheetah import cheetah_traffic
 from pi_compiler.ir.mpc_program import LINEAR, MpcInstr, MpcOp, MpcProgram
-from pi_compiler.ir.spu import semi2k_traffic
+from pi_compiler.ir.spu import Held, held, semi2k_traffic
+from pi_compiler.ir.spu_work import spu_work
 from pi_compiler.ir.two_party import ELEMENT_BYTES, traffic
 
 
@@ -33,6 +36,7 @@ class MpcCost:
         rounds: one after the other.
         to_data: bytes that the model's owner sends the data's owner.
         to_model: bytes in the other direction. With three parties: bytes per link and direction, the same twice.
+        busiest: with three parties: the most bytes that one sends another.
         dealt: bytes that a dealer sends before the run.
         setup: bytes that the model's owner sends once per model (masked weights).
         compute: seconds of local work.
@@ -44,6 +48,7 @@ class MpcCost:
     dealt: float = 0.0
     setup: float = 0.0
     compute: float = 0.0
+    busiest: float = 0.0
 
     def __add__(self, other: MpcCost) -> MpcCost:
         return MpcCost(
@@ -53,6 +58,7 @@ class MpcCost:
             self.dealt + other.dealt,
             self.setup + other.setup,
             self.compute + other.compute,
+            self.busiest + other.busiest,
         )
 
     @property
@@ -71,7 +77,8 @@ class Network:
 
     def seconds(self, cost: MpcCost) -> float:
         """Predicted seconds of the online phase."""
-        return cost.compute + cost.rounds * self.rtt / 2 + max(cost.to_data, cost.to_model) * 8 / self.bandwidth
+        busiest = max(cost.to_data, cost.to_model, cost.busiest)
+        return cost.compute + cost.rounds * self.rtt / 2 + busiest * 8 / self.bandwidth
 
     def offline_seconds(self, cost: MpcCost) -> float:
         """Predicted seconds of the dealer's messages, sent in one stream."""
@@ -118,29 +125,27 @@ class MpcPrices:
     Attributes:
         protocol: its name.
         machine: where seconds were measured.
-        traffic: per opcode (``conv_private`` ... with a private weight, ``select`` for a bit times a value)
-            {rounds, x, y, w, out, cipher}: bytes in all directions together per element of first operand, second
-            operand, weight and result, and per started 8,192 elements of operands and result; empty where traffic
-            is a formula.
-        seconds: per opcode {call, element, product}: seconds per call, per element touched, per scalar product.
+        seconds: per opcode {call, element, product}: seconds per call, per element touched, per scalar product; on SPU
+            per kind of work, see ``ir.spu_work``.
         links: directions that bytes spread over evenly: 2, or 6 with three parties.
         measured_here: false for the shipped table.
     """
 
     protocol: str
     machine: str
-    traffic: Mapping[str, Mapping[str, float]]
     seconds: Mapping[str, Mapping[str, float]]
     links: int
     measured_here: bool = False
 
-    def each(self, program: MpcProgram) -> list[MpcCost]:
-        """Per instruction what it costs."""
-        if self.protocol == "semi2k":
-            counted = zip(program.instrs, semi2k_traffic(program), strict=True)
-            return [MpcCost(t.rounds, t.to_data, t.to_model, compute=self._compute(program, i)) for i, t in counted]
-        if self.traffic:
-            return [self._measured(program, instr) for instr in program.instrs]
+    def each(self, program: MpcProgram, *, within: bool = False) -> list[MpcCost]:
+        """Per instruction what it costs.
+
+        Args:
+            program: which.
+            within: whether it is a piece of a network, so that its inputs are shares already.
+        """
+        if library_of(self.protocol) == "spu":
+            return self._on_spu(program, held(program, within=within))
         dealer, masked = self.protocol == "crypten-ttp", set[int]()
         found = []
         for instr, sent in zip(program.instrs, traffic(program), strict=True):
@@ -160,21 +165,16 @@ class MpcPrices:
         products = _products(program, instr) if instr.op in (*LINEAR, MpcOp.DOT) else 0
         return rates.get("call", 0.0) + touched * rates.get("element", 0.0) + products * rates.get("product", 0.0)
 
-    def _measured(self, program: MpcProgram, instr: MpcInstr) -> MpcCost:
-        compute = self._compute(program, instr)
-        selects = instr.op is MpcOp.MUL and any(program.instrs[a].frac == 0 for a in instr.args)
-        private = program.private_weight(instr) is not None
-        rates = self.traffic.get("select" if selects else f"{instr.op}_private" if private else str(instr.op))
-        if rates is None:
-            return MpcCost(compute=compute)
-        x = [program.instrs[a].size for a in instr.args]
-        weight = program.consts[instr.weight].values.size if instr.weight >= 0 else 0
-        sizes = {"x": x[0] if x else 0, "y": x[1] if len(x) > 1 else 0, "w": weight, "out": instr.size}
-        total = sum(rates.get(k, 0.0) * v for k, v in sizes.items())
-        chunks = sum(-(-size // 8192) for size in (*x, instr.size)) if "cipher" in rates else 0
-        each = (total + chunks * rates.get("cipher", 0.0)) / self.links
-        rounds = int(rates.get("rounds", 0)) + -(-chunks // 2)
-        return MpcCost(rounds, each, each, 0.0, 0.0, compute)
+    def _on_spu(self, program: MpcProgram, how: Held) -> list[MpcCost]:
+        seconds = [work.seconds(self.seconds) for work in spu_work(program, self.protocol, how)]
+        if self.protocol == "aby3":
+            sent = zip(aby3_sent(program, how), seconds, strict=True)
+            return [
+                MpcCost(c.rounds, c.bytes / self.links, c.bytes / self.links, compute=s, busiest=c.busiest)
+                for c, s in sent
+            ]
+        counted = (semi2k_traffic if self.protocol == "semi2k" else cheetah_traffic)(program, how)
+        return [MpcCost(t.rounds, t.to_data, t.to_model, compute=s) for t, s in zip(counted, seconds, strict=True)]
 
 
 def _products(program: MpcProgram, instr: MpcInstr) -> int:
@@ -200,15 +200,16 @@ def layer_costs(program: MpcProgram, prices: MpcPrices) -> dict[str, MpcCost]:
     return found
 
 
-def total_cost(program: MpcProgram, prices: MpcPrices) -> MpcCost:
-    """Cost of a whole run."""
-    return reduce(add, layer_costs(program, prices).values(), MpcCost())
+def total_cost(program: MpcProgram, prices: MpcPrices, *, within: bool = False) -> MpcCost:
+    """Cost of a whole run; ``within``: of a piece of a network, whose inputs are shares already."""
+    return reduce(add, prices.each(program, within=within), MpcCost())
 
 
 def mpc_table_path(protocol: str) -> Path:
-    """Where ``calibrate-cost`` keeps this machine's seconds of a protocol's library."""
+    """Where ``calibrate-cost`` keeps this machine's seconds of a protocol; CrypTen's two share theirs."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "pi-compiler" / f"costs-{library_of(protocol)}.json"
+    name = "crypten" if library_of(protocol) == "crypten" else f"spu-{protocol}"
+    return Path(cache) / "pi-compiler" / f"costs-{name}.json"
 
 
 def library_of(protocol: str) -> str:
@@ -237,10 +238,11 @@ def load_mpc_prices(protocol: str, path: Path | None = None) -> MpcPrices:
             measured = json.loads(own.read_text())
             if measured["backend"] != library_of(protocol):
                 raise ParameterError(f"{own} holds costs of {measured['backend']!r}, not {library_of(protocol)!r}")
+            if measured.get("protocol", protocol) != protocol:
+                raise ParameterError(f"{own} holds costs of protocol {measured['protocol']!r}, not {protocol!r}")
             seconds, machine, here = measured["seconds"], measured["machine"], True
         rates = {op: {k: float(v) for k, v in row.items()} for op, row in seconds.items()}
-        traffic = {op: {k: float(v) for k, v in row.items()} for op, row in table["traffic"].items()}
-        return MpcPrices(protocol, str(machine), traffic, rates, int(table["links"]), here)
+        return MpcPrices(protocol, str(machine), rates, int(table["links"]), here)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise ParameterError(
             f"cannot read the cost table {source}: {e}", hint="pi-compiler calibrate-cost, which writes a new one"

@@ -1,17 +1,22 @@
 """What SPU (SecretFlow) makes of an MPC program: how values are held, and what two parties send under SEMI2K.
 
 Opcodes are ring operations there too: values are 64-bit integers, so every opcode keeps its exact meaning, and a
-truncation is a product with the number 2^-bits, read as fixed point. The counts follow from SPU 0.9.5's protocol,
-with truncations that talk to the other party and the first party dealing; tests compare them with its own.
+truncation is a product with the constant 2^-bits, read as fixed point. SPU makes of it a product with 2^(f - 1) and
+a truncation by bits + f - 1, f being the fractional bits it assumes; they are set to one, so that it truncates by just
+as many bits and no ring element overflows. The counts follow from SPU 0.9.5's protocol, with truncations that talk to
+the other party and the first party dealing; tests compare them with its own.
 
 * Products of shares open both operands; a square is a product. A convolution is the product of its windows'
   matrix, so every element counts as often as windows see it.
-* A comparison takes seven rounds and 56 bytes each way per element, selecting by its bit 16 bytes.
+* A comparison takes seven rounds and 56 bytes each way per element, selecting by its bit 16 bytes, and making a
+  ring element of the bit 1 byte.
+* A truncation by at most 32 bits takes 4 bytes each way per element, by more 8 (measured for every width).
 * What only one party's inputs went into is that party's own computation and costs nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -22,10 +27,11 @@ from pi_compiler.ir.mpc_program import DATA_PARTY, LINEAR, MODEL_PARTY, MpcInstr
 from pi_compiler.ir.two_party import ELEMENT_BYTES, Traffic
 
 LARGEST_SPATIAL_RANK = 2
-_DEFAULT_FRACTION = 16
+FRACTION = 1
+"""Fractional bits that SPU is told to assume; none would mean its default, 18."""
 _LTZ_ROUNDS, _LTZ_BYTES = 7, 56
-_TRUNCATED_BYTES = 4
-"""Per element and direction: the parties open half a ring element, so to speak."""
+_BIT_BYTES = 1
+_NARROW = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +49,54 @@ class Product:
         return self.batch * (self.rows * self.inner + self.inner * self.columns)
 
 
-def fraction_bits(program: MpcProgram) -> int:
-    """Fractional bits that SPU has to assume: the fewest that a truncation takes away."""
-    bits = [i.attrs["bits"][0] for i in program.instrs if i.op is MpcOp.TRUNCATE]
-    return min(bits, default=_DEFAULT_FRACTION)
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How the values of a program are held.
+
+    Attributes:
+        bits: values that stay bits: comparisons, and movements of them.
+        owners: per value that a single party can compute for itself that party.
+    """
+
+    bits: frozenset[int]
+    owners: dict[int, int]
+
+    def shared(self, program: MpcProgram, instr: MpcInstr) -> bool:
+        """Whether a product needs both parties: neither operand is public."""
+        return instr.op not in LINEAR or program.private_weight(instr) is not None
+
+    def turned(self, instr: MpcInstr) -> int:
+        """How many of an instruction's operands are bits of both parties that it needs as ring elements."""
+        bits = sum(a in self.bits for a in instr.args)
+        if instr.op is MpcOp.REVEAL or (instr.op in (MpcOp.GATHER, MpcOp.MUL) and bits == len(instr.args)):
+            return 0
+        found = sum(a in self.bits and a not in self.owners for a in instr.args)
+        # In a product of two values a bit selects.
+        return 0 if instr.op is MpcOp.MUL else found
 
 
-def truncation_steps(bits: int, fraction: int) -> list[int]:
-    """A truncation in steps of at most ``fraction`` bits each, the first of them whole so that nothing overflows."""
-    whole, rest = divmod(bits, fraction)
-    return [fraction] * whole + ([rest] if rest else [])
+def held(program: MpcProgram, *, within: bool = False) -> Held:
+    """How the values of a program are held.
+
+    Args:
+        program: which.
+        within: whether it is a piece of a network, so that its inputs are shares already.
+    """
+    return Held(kept_bits(program), {} if within else owned(program))
+
+
+def stretches(program: MpcProgram) -> Iterator[list[int]]:
+    """Neighboring instructions of equal layers, those that are no computation left out: a module each."""
+    found: list[int] = []
+    for number, instr in enumerate(program.instrs):
+        if instr.op in (MpcOp.INPUT, MpcOp.REVEAL):
+            continue
+        if found and program.instrs[found[-1]].origin != instr.origin:
+            yield found
+            found = []
+        found.append(number)
+    if found:
+        yield found
 
 
 def kept_bits(program: MpcProgram) -> frozenset[int]:
@@ -63,25 +107,6 @@ def kept_bits(program: MpcProgram) -> frozenset[int]:
         if instr.op is MpcOp.LTZ or moved:
             found.add(number)
     return frozenset(found)
-
-
-def fused_squares(program: MpcProgram) -> frozenset[int]:
-    """Squares that are truncated next and not read otherwise: SPU then knows that what it truncates is not negative."""
-    readers: dict[int, list[int]] = {}
-    for number, instr in enumerate(program.instrs):
-        for operand in instr.args:
-            readers.setdefault(operand, []).append(number)
-    fraction, bits = fraction_bits(program), kept_bits(program)
-    return frozenset(
-        number
-        for number, instr in enumerate(program.instrs)
-        if instr.op is MpcOp.SQUARE
-        and instr.args[0] not in bits
-        and readers.get(number) == [number + 1]
-        and (after := program.instrs[number + 1]).op is MpcOp.TRUNCATE
-        and after.origin == instr.origin
-        and after.attrs["bits"][0] >= fraction
-    )
 
 
 def owned(program: MpcProgram) -> dict[int, int]:
@@ -134,41 +159,51 @@ def unsupported(program: MpcProgram) -> list[str]:
     ]
 
 
-def semi2k_traffic(program: MpcProgram) -> list[Traffic]:
-    """Rounds and bytes of every instruction under SEMI2K."""
-    bits, own, fraction = kept_bits(program), owned(program), fraction_bits(program)
-    return [_sent(program, number, bits, own, fraction) for number in range(len(program))]
+def semi2k_traffic(program: MpcProgram, how: Held | None = None) -> list[Traffic]:
+    """Rounds and bytes of every instruction under SEMI2K; ``how`` its values are held, if that is known."""
+    how = how or held(program)
+    return [_sent(program, number, how) for number in range(len(program))]
 
 
-def _sent(program: MpcProgram, number: int, bits: frozenset[int], own: dict[int, int], fraction: int) -> Traffic:
-    instr = program.instrs[number]
+def _sent(program: MpcProgram, number: int, how: Held) -> Traffic:
+    instr, own = program.instrs[number], how.owners
     if instr.op is MpcOp.REVEAL:
         return Traffic(1, to_data=ELEMENT_BYTES * instr.size)
     if number in own:
         return Traffic()
+    return _turned(program, instr, how) + _multiplied(program, instr, how)
+
+
+def _turned(program: MpcProgram, instr: MpcInstr, how: Held) -> Traffic:
+    count = how.turned(instr)
+    if not count:
+        return Traffic()
+    size = sum(program.instrs[a].size for a in instr.args if a in how.bits)
+    # Sums halve their operand first and turn both halves.
+    return _both(2 if instr.op is MpcOp.SUM else count, _BIT_BYTES * size)
+
+
+def _multiplied(program: MpcProgram, instr: MpcInstr, how: Held) -> Traffic:
+    own = how.owners
     match instr.op:
-        case MpcOp.CONV | MpcOp.MATMUL | MpcOp.DOT:
-            if not _shared(program, instr):
-                return Traffic()
+        case MpcOp.CONV | MpcOp.MATMUL | MpcOp.DOT if how.shared(program, instr):
             product = product_of(program, instr)
             return _both(product.batch, ELEMENT_BYTES * product.opened)
         case MpcOp.SCALE if program.private_weight(instr) is not None:
             return _both(1, ELEMENT_BYTES * instr.size * (1 if instr.args[0] in own else 2))
         case MpcOp.SQUARE:
             return _both(1, 2 * ELEMENT_BYTES * instr.size)
+        case MpcOp.MUL if all(a in how.bits for a in instr.args):
+            return _both(1, 2 * _BIT_BYTES * instr.size)
         case MpcOp.MUL:
             return _both(1, ELEMENT_BYTES * instr.size * (1 if all(a in own for a in instr.args) else 2))
         case MpcOp.TRUNCATE:
-            steps = len(truncation_steps(instr.attrs["bits"][0], fraction))
-            return _both(steps, _TRUNCATED_BYTES * steps * instr.size)
+            wide = instr.attrs["bits"][0] > _NARROW
+            return _both(1, (ELEMENT_BYTES if wide else ELEMENT_BYTES // 2) * instr.size)
         case MpcOp.LTZ:
             return _both(_LTZ_ROUNDS, _LTZ_BYTES * instr.size)
         case _:
             return Traffic()
-
-
-def _shared(program: MpcProgram, instr: MpcInstr) -> bool:
-    return instr.op not in LINEAR or program.private_weight(instr) is not None
 
 
 def _both(rounds: int, size: int) -> Traffic:

@@ -198,13 +198,13 @@ def party_view(report: Json) -> RenderableType:
 
 
 def seconds_view(report: Json) -> RenderableType:
-    """A table of seconds per opcode."""
-    rows = []
-    for op, rates in mapping(report["seconds"]).items():
-        each = mapping(rates)
-        rows.append((op, *(f"{1e6 * float(str(each.get(k, 0.0))):.3g}" for k in ("call", "element", "product"))))
-    title = f"Microseconds of {report['backend']} on {report['machine']}"
-    return table(title, ("opcode", "per call", "per element", "per product"), rows)
+    """A table of seconds per opcode, or kind of work."""
+    seconds = {op: mapping(rates) for op, rates in mapping(report["seconds"]).items()}
+    units = list(dict.fromkeys(unit for rates in seconds.values() for unit in rates))
+    rows = [(op, *(f"{1e6 * float(str(rates.get(unit, 0.0))):.3g}" for unit in units)) for op, rates in seconds.items()]
+    under = f" under {report['protocol']}" if "protocol" in report else ""
+    title = f"Microseconds of {report['backend']}{under} on {report['machine']}"
+    return table(title, ("work", *(f"per {unit}" for unit in units)), rows)
 
 
 def evaluation_mpc_view(report: Json) -> RenderableType:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from types import TracebackType
 from typing import Any
@@ -34,6 +34,8 @@ from pi_compiler.runtime.mpc.worker import read_frame, write_frame
 
 _PATIENCE = 60.0
 """Seconds that parties wait for each other to start, at least: importing takes long on a busy machine."""
+_SPU_GAVE_UP = 255
+"""How SPU ends a process when what it sends arrives nowhere."""
 _GRACE = 10.0
 """Seconds beyond the time-out that a party gets to end by itself."""
 
@@ -133,14 +135,16 @@ class Parties:
         program: what runs, the model owner's constants included.
         inputs: per input (N, *shape) of its INPUT instruction.
         plan: how.
+        only: start this party alone; the others run elsewhere, at the plan's places.
     """
 
     program: MpcProgram
     inputs: Mapping[str, FloatArray]
     plan: Plan = field(default_factory=Plan)
+    only: int | None = None
     met: threading.Event = field(default_factory=threading.Event)
     """Set when all parties are connected."""
-    _parties: list[_Party] = field(default_factory=list)
+    _parties: dict[int, _Party] = field(default_factory=dict)
     _relay: subprocess.Popen[bytes] | None = None
     _ended: queue.Queue[int] = field(default_factory=queue.Queue)
 
@@ -160,7 +164,7 @@ class Parties:
     @property
     def processes(self) -> list[subprocess.Popen[bytes]]:
         """By rank."""
-        return [party.process for party in self._parties]
+        return [party.process for party in self._parties.values()]
 
     def _start(self) -> None:
         with contextlib.ExitStack() as stack:
@@ -168,10 +172,10 @@ class Parties:
                 stack.enter_context(_listening()) for _ in range(0 if self.plan.places else self.plan.listening)
             ]
             views = self._views(listening, stack)
-            for rank in range(self.plan.seats):
+            for rank in range(self.plan.seats) if self.only is None else (self.only,):
                 mine = listening[rank] if rank < len(listening) else None
-                self._parties.append(self._spawn(rank, mine, views[rank]))
-        for party in self._parties:
+                self._parties[rank] = self._spawn(rank, mine, views[rank])
+        for party in self._parties.values():
             party.reader = threading.Thread(target=self._read, args=(party,), daemon=True)
             party.reader.start()
 
@@ -228,7 +232,8 @@ class Parties:
             "dealer": self.plan.dealer,
             "timeout": self.plan.timeout,
             "threads": self.plan.threads,
-            "patience": max(_PATIENCE, self.plan.timeout),
+            # Others, elsewhere, are started by people.
+            "patience": self.plan.timeout if self.only is not None else max(_PATIENCE, self.plan.timeout),
             "spu": self.plan.spu,
         }
         return head, arrays
@@ -245,7 +250,7 @@ class Parties:
                     party.error = head["error"]
                 else:
                     party.met = True
-                    if all(p.met for p in self._parties):
+                    if all(p.met for p in self._parties.values()):
                         self.met.set()
         except (PiError, OSError, ValueError, KeyError):
             party.error = party.error or {"type": "InternalError", "what": "its report is damaged"}
@@ -259,7 +264,7 @@ class Parties:
             PiError: a party failed; the message has what each of them said.
         """
         deadline = None
-        running = {party.rank for party in self._parties}
+        running = set(self._parties)
         while running:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
@@ -271,9 +276,10 @@ class Parties:
                 deadline = time.monotonic() + self.plan.timeout + _GRACE
                 self._warn(rank, running)
         self.close()
-        results = [party.result for party in self._parties if party.result is not None]
-        if len(results) < len(self._parties):
-            raise _failure(self.plan, self._parties, running)
+        parties = list(self._parties.values())
+        results = [party.result for party in parties if party.result is not None]
+        if len(results) < len(parties):
+            raise _failure(self.plan, parties, running)
         return results
 
     def _warn(self, failed: int, running: set[int]) -> None:
@@ -287,7 +293,7 @@ class Parties:
 
     def close(self) -> None:
         """End every process that is still there."""
-        started = [party.process for party in self._parties] + ([self._relay] if self._relay is not None else [])
+        started = self.processes + ([self._relay] if self._relay is not None else [])
         for process in started:
             if process.poll() is None:
                 process.kill()
@@ -315,9 +321,10 @@ def _result(head: Mapping[str, Any], arrays: Arrays) -> PartyResult:
 
 def _failure(plan: Plan, parties: Sequence[_Party], stuck: set[int]) -> PiError:
     """One error for all: the first cause in front, then what every party said."""
-    said = {party.rank: _said(party, party.rank in stuck) for party in parties if party.result is None}
-    causes = [p for p in parties if p.error is not None and not p.error.get("peer")]
-    lines = [f"{plan.name(rank)}: {text}" for rank, text in said.items()]
+    said = {party.rank: _said(plan, party, party.rank in stuck) for party in parties if party.result is None}
+    alone = len(parties) == 1
+    causes = [p for p in parties if p.error is not None and (alone or not p.error.get("peer"))]
+    lines = [] if alone and causes else [f"{plan.name(rank)}: {text}" for rank, text in said.items()]
     if not causes:
         return ExecutionError("the run was not finished", *lines)
     first = causes[0].error or {}
@@ -327,7 +334,7 @@ def _failure(plan: Plan, parties: Sequence[_Party], stuck: set[int]) -> PiError:
     return kind(str(first.get("what")), *details, *lines, hint=first.get("hint"))
 
 
-def _said(party: _Party, stuck: bool) -> str:
+def _said(plan: Plan, party: _Party, stuck: bool) -> str:
     if party.error is not None:
         return str(party.error.get("what"))
     code = party.process.returncode
@@ -335,6 +342,8 @@ def _said(party: _Party, stuck: bool) -> str:
         return "did not end within the time-out and was killed"
     if code is not None and code < 0:
         return f"its process was killed by signal {-code}"
+    if plan.spu and code == _SPU_GAVE_UP:
+        return "another party is gone; SPU ended the process"
     return f"its process ended without a report, exit code {code}"
 
 
@@ -354,3 +363,23 @@ def run_parties(program: MpcProgram, inputs: Mapping[str, FloatArray], plan: Pla
     """
     with Parties(program, inputs, plan or Plan()) as parties:
         return parties.wait()
+
+
+def run_seat(
+    rank: int, program: MpcProgram, inputs: Mapping[str, FloatArray] | None, peers: Sequence[Address], plan: Plan
+) -> PartyResult:
+    """Be one party of a run, in a process of its own, which SPU may end as it likes.
+
+    Args:
+        rank: which party.
+        program: with the model owner's constants at rank 0.
+        inputs: at rank 1 per input (N, *shape) of its INPUT instruction.
+        peers: where all parties listen.
+        plan: protocol and time-out.
+
+    Raises:
+        PiError: this party failed.
+    """
+    places = tuple(Place((), address) for address in peers)
+    with Parties(program, inputs or {}, replace(plan, places=places), only=rank) as parties:
+        return parties.wait()[0]

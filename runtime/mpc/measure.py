@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from pi_compiler.ir.graph import Shape
-from pi_compiler.ir.mpc_program import Attrs, MpcConst, MpcInstr, MpcOp, MpcPort, MpcProgram
+from pi_compiler.ir.mpc_program import Attrs, Index, MpcConst, MpcInstr, MpcOp, MpcPort, MpcProgram
 from pi_compiler.runtime.measure import machine
 from pi_compiler.runtime.mpc.crypten import CryptenMpc
 from pi_compiler.runtime.mpc.launcher import Plan
@@ -31,11 +31,12 @@ _RATES = ("call", "element", "product")
 
 
 @dataclass(slots=True)
-class _Samples:
-    """A program in the making, and what its layers stand for."""
+class Samples:
+    """A program in the making, a layer per instruction, and what its layers stand for."""
 
     instrs: list[MpcInstr] = field(default_factory=list)
     consts: list[MpcConst] = field(default_factory=list)
+    indices: list[Index] = field(default_factory=list)
     inputs: dict[str, MpcPort] = field(default_factory=dict)
     layers: list[str] = field(default_factory=lambda: ["input"])
     meaning: dict[str, tuple[MpcOp, int, int]] = field(default_factory=dict)
@@ -45,19 +46,31 @@ class _Samples:
         self.instrs.append(MpcInstr(MpcOp.INPUT, (), shape, 0, 0))
         return len(self.instrs) - 1
 
+    def index(self, values: Index) -> int:
+        self.indices.append(values)
+        return len(self.indices) - 1
+
     def weight(self, shape: Shape) -> int:
         self.consts.append(MpcConst(np.ones(shape, np.int64), 0, "model"))
         return len(self.consts) - 1
 
     def op(
-        self, op: MpcOp, *args: int, shape: Shape, weight: int = -1, products: int = 0, attrs: Attrs | None = None
+        self,
+        op: MpcOp,
+        *args: int,
+        shape: Shape,
+        weight: int = -1,
+        bias: int = -1,
+        index: int = -1,
+        products: int = 0,
+        attrs: Attrs | None = None,
     ) -> int:
         name = f"{op} {len(self.layers)}"
         self.layers.append(name)
         touched = sum(self.instrs[a].size for a in args) + prod(shape)
         self.meaning[name] = (op, touched, products)
         frac = -1 if op is MpcOp.TRUNCATE else 0
-        made = MpcInstr(op, args, shape, frac, len(self.layers) - 1, weight, attrs=attrs or {})
+        made = MpcInstr(op, args, shape, frac, len(self.layers) - 1, weight, bias, index, attrs or {})
         self.instrs.append(made)
         return len(self.instrs) - 1
 
@@ -66,7 +79,13 @@ class _Samples:
         shown = self.op(MpcOp.REVEAL, 0, shape=self.instrs[0].shape, attrs={"to": (1,)})
         outputs = {"y": MpcPort(shown, self.instrs[0].shape)}
         return MpcProgram(
-            tuple(self.instrs), tuple(self.consts), (), self.inputs, outputs, tuple(self.layers), "crypten-ttp"
+            tuple(self.instrs),
+            tuple(self.consts),
+            tuple(self.indices),
+            self.inputs,
+            outputs,
+            tuple(self.layers),
+            "crypten-ttp",
         )
 
 
@@ -83,7 +102,7 @@ def measure(repeats: int = _REPEATS) -> SecondsJson:
     Raises:
         PiError: a party failed.
     """
-    samples = _Samples()
+    samples = Samples()
     for size in _SIZES:
         x = samples.input((size,))
         for _ in range(repeats):
@@ -106,7 +125,7 @@ def measure(repeats: int = _REPEATS) -> SecondsJson:
     return {"backend": "crypten", "machine": machine(), "seconds": _fitted(samples, seconds)}
 
 
-def _elementwise(s: _Samples, x: int, size: int) -> None:
+def _elementwise(s: Samples, x: int, size: int) -> None:
     shape = (size,)
     s.op(MpcOp.SCALE, x, shape=shape, weight=s.weight(shape), products=size)
     s.op(MpcOp.ADD, x, x, shape=shape)
@@ -121,13 +140,13 @@ def _elementwise(s: _Samples, x: int, size: int) -> None:
     s.op(MpcOp.REVEAL, x, shape=shape, attrs={"to": (1,)})
 
 
-def _convolution(s: _Samples, x: int, weight: int, channels: int) -> None:
+def _convolution(s: Samples, x: int, weight: int, channels: int) -> None:
     shape = s.instrs[x].shape
     attrs = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": (1,)}
     s.op(MpcOp.CONV, x, shape=shape, weight=weight, products=9 * channels * prod(shape), attrs=attrs)
 
 
-def _fitted(samples: _Samples, seconds: dict[str, float]) -> dict[str, dict[str, float]]:
+def _fitted(samples: Samples, seconds: dict[str, float]) -> dict[str, dict[str, float]]:
     """Rates per opcode, none negative, by least squares of relative errors over the medians of equal layers."""
     found: dict[str, dict[str, float]] = {}
     for op in dict.fromkeys(op for op, _, _ in samples.meaning.values()):
@@ -139,7 +158,7 @@ def _fitted(samples: _Samples, seconds: dict[str, float]) -> dict[str, dict[str,
     return found
 
 
-def _medians(samples: _Samples, seconds: dict[str, float], op: MpcOp) -> Iterator[tuple[int, int, float]]:
+def _medians(samples: Samples, seconds: dict[str, float], op: MpcOp) -> Iterator[tuple[int, int, float]]:
     groups: dict[tuple[int, int], list[float]] = {}
     for name, (kind, touched, products) in samples.meaning.items():
         if kind is op and name in seconds:

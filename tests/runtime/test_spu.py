@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 
@@ -10,11 +9,12 @@ import numpy as np
 import pytest
 from networks_mpc import Transformer
 from parties import dense_relu, workers
+from spu_programs import Program, in_memory
 
 from pi_compiler import api
 from pi_compiler.errors import ExecutionError, ParameterError, UnsupportedInstruction
-from pi_compiler.ir.mpc_program import MpcConst, MpcInstr, MpcOp, MpcPort, MpcProgram, check
-from pi_compiler.ir.spu import semi2k_traffic, truncation_steps
+from pi_compiler.ir.mpc_program import MpcInstr, MpcOp
+from pi_compiler.ir.spu import semi2k_traffic
 from pi_compiler.models.zoo import model_path
 from pi_compiler.options import Options
 from pi_compiler.runtime.mpc import launcher
@@ -28,40 +28,6 @@ from pi_compiler.runtime.mpc.walk import execute
 
 installed = pytest.mark.skipif(library.missing() is not None, reason="spu is not installed")
 RNG = np.random.default_rng(6)
-
-
-class Program:
-    """A program by hand: whole numbers, so that all but truncations is exact."""
-
-    def __init__(self):
-        self.instrs, self.consts, self.indices, self.ports, self.origins = [], [], [], {}, ["all"]
-
-    def input(self, *shape):
-        self.ports[f"x{len(self.ports)}"] = MpcPort(len(self.instrs), shape)
-        return self.op(MpcOp.INPUT, (), shape)
-
-    def op(self, op, args, shape, frac=0, **more):
-        self.instrs.append(MpcInstr(op, tuple(args), tuple(shape), frac, 0, **more))
-        return len(self.instrs) - 1
-
-    def const(self, *shape, owner="model"):
-        self.consts.append(MpcConst(RNG.integers(-50, 50, shape), 0, owner))
-        return len(self.consts) - 1
-
-    def index(self, values):
-        self.indices.append(np.asarray(values))
-        return len(self.indices) - 1
-
-    def done(self, *values):
-        outputs = {}
-        for value in values:
-            shape, frac = self.instrs[value].shape, self.instrs[value].frac
-            shown = self.op(MpcOp.REVEAL, (value,), shape, frac, attrs={"to": (1,)})
-            outputs[f"y{value}"] = MpcPort(shown, shape)
-        parts = tuple(self.instrs), tuple(self.consts), tuple(self.indices), self.ports, outputs
-        made = MpcProgram(*parts, tuple(self.origins), "semi2k")
-        check(made)
-        return made
 
 
 def conv(p, x, weight, shape, group=1, strides=(1, 1), pads=(1, 1, 1, 1), dilations=(1, 1), bias=-1):
@@ -108,7 +74,7 @@ def comparisons():
 
 
 def truncations():
-    """Several widths in one program; a square that is truncated next is one product to SPU."""
+    """Several widths in one program, and of a square."""
     p = Program()
     x = p.op(MpcOp.SCALE, (p.input(40),), (40,), bias=p.const(40))
     big = p.op(MpcOp.MUL, (x, x), (40,))
@@ -116,48 +82,6 @@ def truncations():
     least = p.op(MpcOp.TRUNCATE, (big,), (40,), -5, attrs={"bits": (5,)})
     square = p.op(MpcOp.SQUARE, (x,), (40,))
     return p.done(less, least, p.op(MpcOp.TRUNCATE, (square,), (40,), -4, attrs={"bits": (4,)}))
-
-
-def in_memory(program, values, protocol="semi2k"):
-    """Answers (ring elements) of a program between threads, and the bytes that the parties sent by its own count."""
-    spu, written = library.load(), write_modules(program)
-    parties = 3 if protocol == "aby3" else 2
-    settings = library.config(protocol, written.fraction)
-    seen, io = spu.Visibility, spu.IoWrapper(parties, settings)
-    known = {f"v{port.value}": (values[name], 1) for name, port in program.inputs.items()}
-    known |= {f"c{n}": (c.values, 0) for n, c in enumerate(program.consts) if c.owner == "model"}
-    known |= {f"p{n}": (c.values, None) for n, c in enumerate(program.consts) if c.owner == "public"}
-    known |= {name: (index.astype(np.int64).reshape(-1, 1), None) for name, index in written.indices.items()}
-    shares = {}
-    for name, (array, owner) in known.items():
-        vis = seen.VIS_PUBLIC if owner is None else seen.VIS_SECRET
-        shares[name] = io.MakeShares(np.ascontiguousarray(array, np.int64), vis, -1 if owner is None else owner)
-    modules = [library.compiled("m", m.text, m.inputs, m.outputs) for m in written.modules]
-    found, failed = [None] * parties, []
-
-    def party(rank):
-        try:
-            link = spu.link.Desc()
-            link.recv_timeout_ms = 30_000
-            for other in range(parties):
-                link.add_party(f"id{other}", f"thread{other}")
-            runtime = spu.RuntimeWrapper(spu.link.create_mem(link, rank), settings)
-            for name, parts in shares.items():
-                runtime.SetVar(name, parts[rank])
-            for module in modules:
-                runtime.Run(module)
-            shown = {n: program.instrs[p.value].args[0] for n, p in program.outputs.items()}
-            found[rank] = {n: runtime.GetVar(f"v{value}") for n, value in shown.items()}
-        except RuntimeError as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=party, args=(rank,)) for rank in range(parties)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed, failed
-    return {n: np.asarray(io.Reconstruct([f[n] for f in found])).astype(np.int64) for n in program.outputs}
 
 
 @installed
@@ -171,7 +95,7 @@ def test_every_opcode_keeps_its_meaning_on_spu(make, protocol):
     wanted, _ = execute(program, RingEngine(program, "interactive"), {n: v[None] for n, v in x.items()})
     for name, port in program.outputs.items():
         exact = np.ldexp(wanted[name][0], program.instrs[port.value].frac)
-        assert np.abs(found[name] - exact).max() <= (2 if make is truncations else 0), name
+        assert np.abs(found[name] - exact).max() <= (1 if make is truncations else 0), name
 
 
 @installed
@@ -244,7 +168,7 @@ def digits():
 @installed
 def test_what_is_not_a_party_s_own_does_not_depend_on_it():
     """Whoever does not own a value enters zeros: the library may put nothing of them into what is sent."""
-    io = library.load().IoWrapper(2, library.config("semi2k", 16))
+    io = library.load().IoWrapper(2, library.config("semi2k"))
     seen = library.load().Visibility.VIS_SECRET
     mine, zeros = (io.MakeShares(v, seen, 1) for v in (np.arange(6), np.zeros(6, np.int64)))
     assert list(mine[0].share_chunks) == list(zeros[0].share_chunks)
@@ -271,9 +195,17 @@ def test_layers_that_spu_cannot_run_are_named_at_once():
         write_modules(p.done(x))
 
 
-@pytest.mark.parametrize(("bits", "fraction", "steps"), [(16, 16, [16]), (20, 16, [16, 4]), (32, 16, [16, 16])])
-def test_truncations_come_in_steps_that_do_not_overflow(bits, fraction, steps):
-    assert truncation_steps(bits, fraction) == steps
+@installed
+@pytest.mark.parametrize("protocol", ["semi2k", "aby3"])
+def test_truncations_are_off_by_one_at_most_over_the_whole_ring(protocol):
+    """SPU scales the constant that we multiply by; told to assume more fractional bits it would overflow."""
+    p, powers = Program(), [sign * (2**k + 12345) for k in range(16, 62, 3) for sign in (1, -1)]
+    x = p.op(MpcOp.SCALE, (p.input(len(powers)),), (len(powers),), bias=p.const(1))
+    bits = (1, 7, 16, 32, 33, 60)
+    program = p.done(*(p.op(MpcOp.TRUNCATE, (x,), (len(powers),), -b, attrs={"bits": (b,)}) for b in bits))
+    found = in_memory(program, {"x0": np.array(powers)}, protocol)
+    for b, got in zip(bits, found.values(), strict=True):
+        assert np.abs(got - (np.array(powers) + p.consts[0].values >> b)).max() <= 1, b
 
 
 @installed

@@ -176,7 +176,7 @@ class Deal:
         x = b.input((1, radix, count))
         made = _duel(b, x) if radix == 2 else _melee(b, x)
         program = b.program({"x": MpcPort(x, (1,))}, {"y": MpcPort(b.reveal(made, 1), (1,))}, self.prices.protocol, {})
-        return total_cost(program, self.prices)
+        return total_cost(program, self.prices, within=True)
 
 
 def _softmax(b: Builder, node: Node, operands: Sequence[int], deal: Deal) -> Lazy:

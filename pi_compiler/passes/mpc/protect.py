@@ -278,7 +278,7 @@ def price(approx: Approximant, size: int, prices: MpcPrices, network: Network) -
     x = b.input((size,))
     made = function(b, x, approx).made(b)
     program = b.program({"x": MpcPort(x, (size,))}, {"y": MpcPort(b.reveal(made, 1), (size,))}, prices.protocol, {})
-    return network.seconds(total_cost(program, prices))
+    return network.seconds(total_cost(program, prices, within=True))
 
 
 def depth(f: Formula | Poly | Composite) -> int:

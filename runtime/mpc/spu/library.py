@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from pi_compiler.errors import BackendUnavailable
+from pi_compiler.ir.spu import FRACTION
 
 INSTALL = "pip install --no-deps spu==0.9.5"
 PROTOCOLS = ("semi2k", "cheetah", "aby3")
@@ -67,17 +68,16 @@ def log_to(file: Path) -> None:
     load().logging.setup_logging(options)
 
 
-def config(protocol: str, fraction: int, threads: int = 1) -> Any:
+def config(protocol: str, threads: int = 1) -> Any:
     """Settings that all parties of a run must share.
 
     Args:
         protocol: one of ``PROTOCOLS``.
-        fraction: fractional bits of what is truncated.
         threads: per party.
     """
     library = load()
     kind = getattr(library.ProtocolKind, protocol.upper())
-    made = library.RuntimeConfig(protocol=kind, field=library.FieldType.FM64, fxp_fraction_bits=fraction)
+    made = library.RuntimeConfig(protocol=kind, field=library.FieldType.FM64, fxp_fraction_bits=FRACTION)
     # What is sent is only counted when profiling.
     made.enable_pphlo_profile = True
     made.max_concurrency = threads

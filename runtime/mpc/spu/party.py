@@ -7,7 +7,6 @@ the data's owner, who alone adds them up.
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import tempfile
@@ -19,33 +18,33 @@ from typing import Any
 
 import numpy as np
 
-from pi_compiler.errors import ExecutionError, PiError, ShapeMismatch
+from pi_compiler.errors import ExecutionError, ShapeMismatch
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.mpc_program import DATA_PARTY, MODEL_PARTY, MpcProgram, decode, encode
 from pi_compiler.ir.spu import owner_of
-from pi_compiler.runtime.mpc.handout import digest, summary
 from pi_compiler.runtime.mpc.job import PartyResult, Phase, SpuJob
-from pi_compiler.runtime.mpc.mesh import PeerStopped, party_name
 from pi_compiler.runtime.mpc.spu import library
+from pi_compiler.runtime.mpc.spu.meeting import called, meet, translated
 from pi_compiler.runtime.mpc.spu.text import Module, Written, write_modules
 from pi_compiler.runtime.mpc.walk import LayerCost, MpcTrace, Traffic
 
 _SENT = re.compile(r"Link details: total send bytes (\d+), recv bytes (\d+), send actions (\d+), recv actions (\d+)")
-_CONNECT_STEP = 0.2
 _SIZE = 4
-_WARM = """module @warm { func.func @main(%v0: tensor<8x8xi64>, %c0: tensor<8x8xi64>) -> tensor<8x8xi64> {
-  %zero = stablehlo.constant dense<0> : tensor<8x8xi64>
-  %small = stablehlo.constant dense<1.52587890625E-5> : tensor<8x8xf64>
-  %mixed = stablehlo.add %v0, %c0 : tensor<8x8xi64>
+_WARM_SIDE = 16
+"""So many elements, squared, use up what transfers Cheetah makes before its first batch of ten million: see there."""
+_WARM = """module @warm { func.func @main(%v0: tensor<16x16xi64>, %c0: tensor<16x16xi64>) -> tensor<16x16xi64> {
+  %zero = stablehlo.constant dense<0> : tensor<16x16xi64>
+  %small = stablehlo.constant dense<1.52587890625E-5> : tensor<16x16xf64>
+  %mixed = stablehlo.add %v0, %c0 : tensor<16x16xi64>
   %product = stablehlo.dot_general %mixed, %c0, contracting_dims = [1] x [0]
-    : (tensor<8x8xi64>, tensor<8x8xi64>) -> tensor<8x8xi64>
-  %square = stablehlo.multiply %product, %product : tensor<8x8xi64>
-  %fixed = stablehlo.bitcast_convert %square : (tensor<8x8xi64>) -> tensor<8x8xf64>
-  %less = stablehlo.multiply %fixed, %small : tensor<8x8xf64>
-  %ring = stablehlo.bitcast_convert %less : (tensor<8x8xf64>) -> tensor<8x8xi64>
-  %bit = stablehlo.compare LT, %ring, %zero : (tensor<8x8xi64>, tensor<8x8xi64>) -> tensor<8x8xi1>
-  %kept = stablehlo.select %bit, %ring, %zero : tensor<8x8xi1>, tensor<8x8xi64>
-  return %kept : tensor<8x8xi64>
+    : (tensor<16x16xi64>, tensor<16x16xi64>) -> tensor<16x16xi64>
+  %square = stablehlo.multiply %product, %product : tensor<16x16xi64>
+  %fixed = stablehlo.bitcast_convert %square : (tensor<16x16xi64>) -> tensor<16x16xf64>
+  %less = stablehlo.multiply %fixed, %small : tensor<16x16xf64>
+  %ring = stablehlo.bitcast_convert %less : (tensor<16x16xf64>) -> tensor<16x16xi64>
+  %bit = stablehlo.compare LT, %ring, %zero : (tensor<16x16xi64>, tensor<16x16xi64>) -> tensor<16x16xi1>
+  %kept = stablehlo.select %bit, %ring, %zero : tensor<16x16xi1>, tensor<16x16xi64>
+  return %kept : tensor<16x16xi64>
 } }"""
 """Every kind of message once, so that keys and base transfers are made before the first input."""
 
@@ -72,13 +71,10 @@ def run_spu_party(
     with tempfile.TemporaryDirectory(prefix="spu-") as folder:
         log = Path(folder) / "log"
         library.log_to(log)
-        programs = [library.compiled(m.layer, m.text, m.inputs, m.outputs) for m in written.modules]
-        if listening is not None:
-            listening.close()
-        link = _connect(job)
-        samples = _agree(job, link)
+        link, samples = meet(job, listening)
         if met is not None:
             met()
+        programs = [library.compiled(m.layer, m.text, m.inputs, m.outputs) for m in written.modules]
         result = _Run(job, written, programs, link, _Log(log)).run(samples)
         # After a failure it would wait for messages that nobody answers; the process's end closes the connections.
         link.stop_link()
@@ -89,7 +85,7 @@ def _check(job: SpuJob) -> None:
     """Only the data's owner has inputs, one per port, in its shape."""
     if (job.rank == DATA_PARTY) != (job.inputs is not None):
         what = "needs" if job.rank == DATA_PARTY else "must not have"
-        raise ShapeMismatch(f"{_name(job, job.rank)} {what} inputs")
+        raise ShapeMismatch(f"{called(job, job.rank)} {what} inputs")
     given, program = job.inputs or {}, job.program
     faults = [
         f"input {name!r} has shape {list(given[name].shape) if name in given else 'none'}, "
@@ -101,78 +97,6 @@ def _check(job: SpuJob) -> None:
         faults.append("inputs differ in their number of samples")
     if faults:
         raise ShapeMismatch("the input does not fit the model", *faults)
-
-
-def _connect(job: SpuJob) -> Any:
-    """SPU's connections; each party listens, and each opens its own to every other."""
-    patience = job.timeout if job.patience is None else job.patience
-    description = library.load().link.Desc()
-    description.id = "pi-compiler"
-    description.connect_retry_times = max(1, round(patience / _CONNECT_STEP))
-    description.connect_retry_interval_ms = round(_CONNECT_STEP * 1000)
-    description.recv_timeout_ms = description.http_timeout_ms = round(job.timeout * 1000)
-    for rank, address in enumerate(job.peers):
-        description.add_party(f"party{rank}", str(address))
-    try:
-        return library.load().link.create_brpc(description, job.rank)
-    except RuntimeError as error:
-        mine = job.peers[job.rank]
-        if "connect" in str(error).lower():
-            others = " or ".join(f"{_name(job, r)} at {a}" for r, a in enumerate(job.peers) if r != job.rank)
-            raise PeerStopped(f"{others} does not answer within {patience:g} seconds") from error
-        raise ExecutionError(f"cannot listen on {mine}", hint="another port, or ending what uses it") from error
-
-
-def _name(job: SpuJob, rank: int) -> str:
-    return party_name(rank, helper=len(job.peers) > 2)
-
-
-def _agree(job: SpuJob, link: Any) -> int:
-    """Compare what the parties are about to run; returns the number of samples."""
-    mine = {"digest": digest(job.program), "protocol": job.protocol, "samples": job.samples}
-    told = json.dumps({**mine, "summary": summary(job.program)})
-    others = [r for r in range(len(job.peers)) if r != job.rank]
-    faults, samples = [], job.samples
-    with _translated(job, "the first message"):
-        for rank in others:
-            link.send(rank, told)
-        for rank in others:
-            theirs = json.loads(bytes(link.recv(rank)))
-            samples = theirs["samples"] if rank == DATA_PARTY else samples
-            if theirs["digest"] != mine["digest"]:
-                faults.append(f"{_name(job, rank)} runs {theirs['summary']}")
-            if theirs["protocol"] != mine["protocol"]:
-                faults.append(f"{_name(job, rank)} runs under {theirs['protocol']}")
-    if faults:
-        raise ShapeMismatch(
-            "the parties do not mean the same run",
-            f"{_name(job, job.rank)} runs {summary(job.program)} under {job.protocol}",
-            *faults,
-            hint="the same compiled model everywhere: pi-compiler handout",
-        )
-    return int(samples)
-
-
-@dataclass(slots=True)
-class _translated:
-    """What the library raises, as an error of this project; its text may hold values and stays out."""
-
-    job: SpuJob
-    where: str
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, PiError) or not isinstance(error, Exception):
-            return
-        text = str(error).lower()
-        if any(word in text for word in ("timeout", "time out", "recv", "send", "channel", "link", "rpc")):
-            raise PeerStopped(
-                f"another party is gone, or sent nothing for {self.job.timeout:g} seconds, in {self.where}",
-                hint="a longer --timeout, if its machine is only slow",
-            ) from error
-        raise ExecutionError(f"SPU failed in {self.where}", hint="PI_DEBUG=1 shows its log") from error
 
 
 @dataclass(slots=True)
@@ -216,9 +140,9 @@ class _Run:
 
     def run(self, samples: int) -> PartyResult:
         """Everything."""
-        settings = library.config(self.job.protocol, self.written.fraction, self.job.threads)
+        settings = library.config(self.job.protocol, self.job.threads)
         start = time.perf_counter()
-        with _translated(self.job, "the set-up"):
+        with translated(self.job, "the set-up"):
             made = library.load()
             self.runtime = made.RuntimeWrapper(self.link, settings)
             self.io = made.IoWrapper(len(self.job.peers), settings)
@@ -232,13 +156,13 @@ class _Run:
             each.append(time.perf_counter() - start)
             online += Phase(each[-1], spent.rounds, spent.sent, spent.received)
             answers.append(found)
-        with _translated(self.job, "the end"):
+        with translated(self.job, "the end"):
             self.link.barrier()
         outputs = {n: np.stack([a[n] for a in answers]) for n in self.job.program.outputs} if any(answers) else {}
         return PartyResult(self.job.rank, outputs, setup, Phase(), online, MpcTrace(self.layers), tuple(each))
 
     def _warm(self) -> Phase:
-        zeros = np.zeros((8, 8), np.int64)
+        zeros = np.zeros((_WARM_SIDE, _WARM_SIDE), np.int64)
         program = library.compiled("warm", _WARM, ("v0", "c0"), ("v1",))
         self._enter("v0", zeros, DATA_PARTY)
         self._enter("c0", zeros, MODEL_PARTY)
@@ -283,7 +207,7 @@ class _Run:
 
     def _module(self, module: Module, compiled: Any) -> Phase:
         start = time.perf_counter()
-        with _translated(self.job, f"layer {module.layer!r}"):
+        with translated(self.job, f"layer {module.layer!r}"):
             self.runtime.Run(compiled)
         spent = self.log.sent()
         for name in module.spent:
@@ -303,7 +227,7 @@ class _Run:
             start, layer = time.perf_counter(), program.origins[instr.origin]
             variable = f"v{instr.args[0]}"
             share = self.runtime.GetVar(variable)
-            with _translated(self.job, f"layer {layer!r}"):
+            with translated(self.job, f"layer {layer!r}"):
                 if self.job.rank == DATA_PARTY:
                     found[name] = self._opened(share, instr.frac)
                     spent = Phase(rounds=1)

@@ -4,14 +4,14 @@ One module per stretch of instructions of a layer, so that what a layer sends ca
 that later ones read are results of one module and arguments of the next. Ring elements are ``i64``, comparisons ``i1``
 as long as they are only moved and select. Weights are arguments too: the text holds nothing but public numbers.
 
-Truncation: SPU keeps no integers apart from fixed-point numbers, so ring elements are read as ``f64`` with
-``fraction`` fractional bits, multiplied by 2^-bits, and read as integers again: a product with one, then SPU's own
-truncation.
+Truncation: SPU keeps no integers apart from fixed-point numbers, so ring elements are read as ``f64``, multiplied by
+the constant 2^-bits, and read as integers again: a product with a public number, then SPU's own truncation. The
+constant has to stand in the text: one that is an argument would be rounded to ``ir.spu.FRACTION`` bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -20,7 +20,7 @@ import numpy as np
 from pi_compiler.errors import InternalError, UnsupportedInstruction
 from pi_compiler.ir.graph import Shape
 from pi_compiler.ir.mpc_program import Index, MpcInstr, MpcOp, MpcProgram
-from pi_compiler.ir.spu import fraction_bits, fused_squares, kept_bits, stacked, truncation_steps, unsupported
+from pi_compiler.ir.spu import kept_bits, stacked, stretches, unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,10 @@ class Written:
     Attributes:
         modules: what to run.
         indices: public index vectors by argument name, with the place of a zero instead of -1.
-        fraction: fractional bits that SPU is to assume.
     """
 
     modules: tuple[Module, ...]
     indices: dict[str, Index]
-    fraction: int
 
 
 def write_modules(program: MpcProgram) -> Written:
@@ -69,23 +67,8 @@ def write_modules(program: MpcProgram) -> Written:
     last = program.last_uses()
     for port in program.outputs.values():
         last[program.instrs[port.value].args[0]] = len(program)
-    shared = _Shared(program, kept_bits(program), fused_squares(program), fraction_bits(program), last)
-    modules = [_write(shared, numbers) for numbers in _stretches(program)]
-    return Written(tuple(modules), shared.indices, shared.fraction)
-
-
-def _stretches(program: MpcProgram) -> Iterator[list[int]]:
-    """Neighboring instructions of equal layers, those without text left out."""
-    found: list[int] = []
-    for number, instr in enumerate(program.instrs):
-        if instr.op in (MpcOp.INPUT, MpcOp.REVEAL):
-            continue
-        if found and program.instrs[found[-1]].origin != instr.origin:
-            yield found
-            found = []
-        found.append(number)
-    if found:
-        yield found
+    shared = _Shared(program, kept_bits(program), last)
+    return Written(tuple(_write(shared, numbers) for numbers in stretches(program)), shared.indices)
 
 
 @dataclass(slots=True)
@@ -94,8 +77,6 @@ class _Shared:
 
     program: MpcProgram
     bits: frozenset[int]
-    squares: frozenset[int]
-    fraction: int
     last: list[int]
     indices: dict[str, Index] = field(default_factory=dict)
 
@@ -105,7 +86,7 @@ def _write(shared: _Shared, numbers: Sequence[int]) -> Module:
     for number in numbers:
         writer.instruction(number)
     end = numbers[-1]
-    outputs = [n for n in numbers if shared.last[n] > end and n not in shared.squares] or [end]
+    outputs = [n for n in numbers if shared.last[n] > end] or [end]
     results = [(writer.names[n], writer.types[writer.names[n]]) for n in outputs]
     read = [n for n in writer.arguments if n.startswith("v") and shared.last[int(n[1:])] <= end]
     signature = ", ".join(f"%{name}: {kind}" for name, kind in writer.arguments.items())
@@ -244,9 +225,7 @@ class _Writer:
     # --- instructions ---------------------------------------------------------------------------------
 
     def instruction(self, number: int) -> None:
-        """One instruction; squares that are truncated anyway wait for that."""
-        if number in self.shared.squares:
-            return
+        """One instruction."""
         instr = self.program.instrs[number]
         made = self._made_by(number, instr)
         self.names[number] = self.reshape(made, instr.shape)
@@ -301,18 +280,9 @@ class _Writer:
         return self.select(bit, self.broadcast(self.ring(other), instr.shape))
 
     def _truncate(self, instr: MpcInstr) -> str:
-        steps = truncation_steps(instr.attrs["bits"][0], self.shared.fraction)
-        operand = instr.args[0]
-        if operand in self.shared.squares:
-            x = self.read_as(self.ring(self.program.instrs[operand].args[0]), "f64")
-            x, steps = self.binary("multiply", x, x), steps[1:]
-        else:
-            x = self.read_as(self.ring(operand), "f64")
-        for bits in steps:
-            kind = _tensor(instr.shape, "f64")
-            factor = self.emit(f"stablehlo.constant dense<{2.0**-bits!r}> : {kind}", instr.shape, "f64")
-            x = self.binary("multiply", x, factor)
-        return self.read_as(x, "i64")
+        x, kind = self.read_as(self.ring(instr.args[0]), "f64"), _tensor(instr.shape, "f64")
+        text = f"stablehlo.constant dense<{2.0 ** -instr.attrs['bits'][0]!r}> : {kind}"
+        return self.read_as(self.binary("multiply", x, self.emit(text, instr.shape, "f64")), "i64")
 
     def _gather(self, number: int, instr: MpcInstr) -> str:
         bits = number in self.shared.bits
