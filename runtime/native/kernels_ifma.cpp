@@ -1,9 +1,4 @@
 // The inner loops with AVX-512 and its 52-bit products (IFMA), for primes below 2^50.
-//
-// A transform goes depth first through the tree of halves, eight (at first two or four) parts at a
-// time in registers, so that data pass through memory once in three stages, and from 4096 values
-// on stay in the first-level cache. The last six stages of 64 values are one visit: three between
-// registers, a transposition, three more.
 #include "kernels.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -53,14 +48,17 @@ INLINE Pair pair(const u64* p) { return {load(p), load(p + 8)}; }
 
 // Constants of one prime in registers.
 struct Prime {
-    V q, q2, minus_q, mask, zero;
+    u64 prime;
+    V q, q2, minus_q, mask, zero, one;
 
-    INLINE explicit Prime(u64 prime)
-        : q(set(prime)),
-          q2(set(2 * prime)),
-          minus_q(set((u64{1} << S) - prime)),
+    INLINE explicit Prime(const Modulus& m)
+        : prime(m.q),
+          q(set(m.q)),
+          q2(set(2 * m.q)),
+          minus_q(set((u64{1} << S) - m.q)),
           mask(set((u64{1} << S) - 1)),
-          zero(_mm512_setzero_si512()) {}
+          zero(_mm512_setzero_si512()),
+          one(set(m.one)) {}
 
     // x f mod q in [0, 2q), for any x below 2^52.
     INLINE V mul(V x, Pair f) const {
@@ -87,184 +85,13 @@ struct Wide {
     INLINE V reduce(V lo, V hi, const Prime& p) const { return p.full(lazy(lo, hi, p)); }
 };
 
-// ---- Transform ----
+}  // namespace
+}  // namespace pi
 
-INLINE void forward(V& x, V& y, Pair w, const Prime& p) {
-    V u = once(x, p.q2), v = p.mul(y, w);
-    x = _mm512_add_epi64(u, v);
-    y = _mm512_add_epi64(_mm512_sub_epi64(u, v), p.q2);
-}
+#include "ifma_ntt.h"
 
-INLINE void backward(V& x, V& y, Pair w, const Prime& p) {
-    V u = _mm512_add_epi64(x, y), v = _mm512_add_epi64(_mm512_sub_epi64(x, y), p.q2);
-    x = once(u, p.q2);
-    y = p.mul(v, w);
-}
-
-// Three stages on eight registers; w has the factors of nodes g, 2g, 2g+1, 4g ... 4g+3.
-INLINE void forward8(V* x, const Pair* w, const Prime& p) {
-    for (int j = 0; j < 4; ++j) forward(x[j], x[j + 4], w[0], p);
-    for (int h = 0; h < 2; ++h)
-        for (int j = 0; j < 2; ++j) forward(x[4 * h + j], x[4 * h + j + 2], w[1 + h], p);
-    for (int j = 0; j < 4; ++j) forward(x[2 * j], x[2 * j + 1], w[3 + j], p);
-}
-
-INLINE void backward8(V* x, const Pair* w, const Prime& p) {
-    for (int j = 0; j < 4; ++j) backward(x[2 * j], x[2 * j + 1], w[3 + j], p);
-    for (int h = 0; h < 2; ++h)
-        for (int j = 0; j < 2; ++j) backward(x[4 * h + j], x[4 * h + j + 2], w[1 + h], p);
-    for (int j = 0; j < 4; ++j) backward(x[j], x[j + 4], w[0], p);
-}
-
-INLINE void factors8(Pair* w, const Factor* node, std::size_t g) {
-    w[0] = pair(node[g]);
-    for (int j = 0; j < 2; ++j) w[1 + j] = pair(node[2 * g + j]);
-    for (int j = 0; j < 4; ++j) w[3 + j] = pair(node[4 * g + j]);
-}
-
-// Factors of the last three stages of the eight groups from node g on (a multiple of 8).
-INLINE void factors_last(Pair* w, const Twiddles& t, std::size_t g) {
-    alignas(64) u64 first[16];
-    for (int j = 0; j < 8; ++j) {
-        first[j] = t.node[g + j].w;
-        first[8 + j] = t.node[g + j].shoup;
-    }
-    w[0] = pair(first);
-    for (int j = 0; j < 2; ++j) w[1 + j] = pair(t.pairs + 4 * g + 16 * j);
-    for (int j = 0; j < 4; ++j) w[3 + j] = pair(t.quads + 8 * g + 16 * j);
-}
-
-INLINE void transpose8(V* x) {
-    V a[8], b[8];
-    for (int j = 0; j < 4; ++j) {
-        a[2 * j] = _mm512_unpacklo_epi64(x[2 * j], x[2 * j + 1]);
-        a[2 * j + 1] = _mm512_unpackhi_epi64(x[2 * j], x[2 * j + 1]);
-    }
-    for (int h = 0; h < 2; ++h)
-        for (int j = 0; j < 2; ++j) {
-            b[4 * h + j] = _mm512_shuffle_i64x2(a[4 * h + j], a[4 * h + j + 2], 0x88);
-            b[4 * h + j + 2] = _mm512_shuffle_i64x2(a[4 * h + j], a[4 * h + j + 2], 0xdd);
-        }
-    for (int j = 0; j < 4; ++j) {
-        x[j] = _mm512_shuffle_i64x2(b[j], b[j + 4], 0x88);
-        x[j + 4] = _mm512_shuffle_i64x2(b[j], b[j + 4], 0xdd);
-    }
-}
-
-// How many parts a node of so many values is split into: eight, but the rest at the largest.
-INLINE int radix(std::size_t n) {
-    int stages = __builtin_ctzll(n) - 6;
-    return stages % 3 == 0 ? 8 : stages % 3 == 1 ? 2 : 4;
-}
-
-template <int R>
-void forward_pass(u64* x, std::size_t n, std::size_t g, const Factor* node, const Prime& p) {
-    const std::size_t part = n / R;
-    Pair w[7];
-    w[0] = pair(node[g]);
-    if (R >= 4) w[1] = pair(node[2 * g]), w[2] = pair(node[2 * g + 1]);
-    if (R == 8) factors8(w, node, g);
-    for (std::size_t j = 0; j < part; j += 8) {
-        V v[R];
-        for (int k = 0; k < R; ++k) v[k] = load(x + k * part + j);
-        if constexpr (R == 8) {
-            forward8(v, w, p);
-        } else if constexpr (R == 4) {
-            forward(v[0], v[2], w[0], p), forward(v[1], v[3], w[0], p);
-            forward(v[0], v[1], w[1], p), forward(v[2], v[3], w[2], p);
-        } else {
-            forward(v[0], v[1], w[0], p);
-        }
-        for (int k = 0; k < R; ++k) store(x + k * part + j, v[k]);
-    }
-}
-
-// With `last`, values are multiplied by a factor and reduced.
-template <int R, bool last>
-void backward_pass(u64* x, std::size_t n, std::size_t g, const Factor* node, const Prime& p, Factor scale) {
-    const std::size_t part = n / R;
-    Pair w[7];
-    w[0] = pair(node[g]);
-    if (R >= 4) w[1] = pair(node[2 * g]), w[2] = pair(node[2 * g + 1]);
-    if (R == 8) factors8(w, node, g);
-    const Pair f = pair(scale);
-    for (std::size_t j = 0; j < part; j += 8) {
-        V v[R];
-        for (int k = 0; k < R; ++k) v[k] = load(x + k * part + j);
-        if constexpr (R == 8) {
-            backward8(v, w, p);
-        } else if constexpr (R == 4) {
-            backward(v[0], v[1], w[1], p), backward(v[2], v[3], w[2], p);
-            backward(v[0], v[2], w[0], p), backward(v[1], v[3], w[0], p);
-        } else {
-            backward(v[0], v[1], w[0], p);
-        }
-        for (int k = 0; k < R; ++k) store(x + k * part + j, last ? once(p.mul(v[k], f), p.q) : v[k]);
-    }
-}
-
-INLINE void forward_leaf(u64* x, std::size_t g, const Twiddles& t, const Prime& p) {
-    V v[8];
-    Pair w[7];
-    factors8(w, t.node, g);
-    for (int k = 0; k < 8; ++k) v[k] = load(x + 8 * k);
-    forward8(v, w, p);
-    transpose8(v);
-    factors_last(w, t, 8 * g);
-    forward8(v, w, p);
-    transpose8(v);
-    for (int k = 0; k < 8; ++k) store(x + 8 * k, p.full(v[k]));
-}
-
-INLINE void backward_leaf(u64* z, const u64* x, std::size_t g, const Twiddles& t, const Prime& p) {
-    V v[8];
-    Pair w[7];
-    for (int k = 0; k < 8; ++k) v[k] = load(x + 8 * k);
-    transpose8(v);
-    factors_last(w, t, 8 * g);
-    backward8(v, w, p);
-    transpose8(v);
-    factors8(w, t.node, g);
-    backward8(v, w, p);
-    for (int k = 0; k < 8; ++k) store(z + 8 * k, v[k]);
-}
-
-void forward_node(u64* x, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p) {
-    if (n == 64) return forward_leaf(x, g, t, p);
-    const int r = radix(n);
-    if (r == 8)
-        forward_pass<8>(x, n, g, t.node, p);
-    else if (r == 4)
-        forward_pass<4>(x, n, g, t.node, p);
-    else
-        forward_pass<2>(x, n, g, t.node, p);
-    for (int k = 0; k < r; ++k) forward_node(x + k * (n / r), n / r, r * g + k, t, p);
-}
-
-template <bool last>
-void backward_node(u64* z, const u64* x, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p,
-                   Factor scale) {
-    if (n == 64) return backward_leaf(z, x, g, t, p);
-    const int r = radix(n);
-    const std::size_t part = n / r;
-    for (int k = 0; k < r; ++k) backward_node<false>(z + k * part, x + k * part, part, r * g + k, t, p, scale);
-    if (r == 8)
-        backward_pass<8, last>(z, n, g, t.node, p, scale);
-    else if (r == 4)
-        backward_pass<4, last>(z, n, g, t.node, p, scale);
-    else
-        backward_pass<2, last>(z, n, g, t.node, p, scale);
-}
-
-void ntt(u64* x, std::size_t n, const Table& t) {
-    if (n <= 64) return scalar_ntt<S>(x, n, t);
-    forward_node(x, n, 1, t.forward, Prime(t.m.q));
-}
-
-void intt(u64* z, const u64* x, std::size_t n, const Table& t, Factor scale) {
-    if (n <= 64) return scalar_intt<S>(z, x, n, t, scale);
-    backward_node<true>(z, x, n, 1, t.inverse, Prime(t.m.q), scale);
-}
+namespace pi {
+namespace {
 
 // ---- Pointwise ----
 
@@ -329,7 +156,7 @@ void neg(u64* z, const u64* x, std::size_t n, const Modulus& m) {
 
 void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
                const Modulus& m) {
-    const Prime p(m.q);
+    const Prime p(m);
     const Pair w = pair(f);
     for (std::size_t i = 0; i < n; i += 8) {
         const std::size_t at = from ? Moved::block(from, i) : i;
@@ -340,14 +167,14 @@ void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, const
 }
 
 void add_scaled(u64* z, const u64* x, Factor f, std::size_t n, const Modulus& m) {
-    const Prime p(m.q);
+    const Prime p(m);
     const Pair w = pair(f);
     for (std::size_t i = 0; i < n; i += 8)
         store(z + i, p.full(_mm512_add_epi64(load(z + i), p.mul(load(x + i), w))));
 }
 
 void mul_add(u64* z, const u64* x, const u64* y, const u64* a, std::size_t n, const Modulus& m) {
-    const Prime p(m.q);
+    const Prime p(m);
     const Wide wide(m);
     for (std::size_t i = 0; i < n; i += 8) {
         V u = load(x + i), v = load(y + i);
@@ -357,7 +184,7 @@ void mul_add(u64* z, const u64* x, const u64* y, const u64* a, std::size_t n, co
 
 void tensor(u64* z0, u64* z1, u64* z2, const u64* x0, const u64* x1, const u64* y0, const u64* y1, std::size_t n,
             const Modulus& m) {
-    const Prime p(m.q);
+    const Prime p(m);
     const Wide wide(m);
     for (std::size_t i = 0; i < n; i += 8) {
         V a0 = load(x0 + i), a1 = load(x1 + i), b0 = load(y0 + i), b1 = load(y1 + i);
@@ -369,7 +196,7 @@ void tensor(u64* z0, u64* z1, u64* z2, const u64* x0, const u64* x1, const u64* 
 
 void dot(u64* z0, u64* z1, const u64* const* f, const int* r, const u64* const* x0, const u64* const* x1,
          std::size_t terms, std::size_t n, const Modulus& m, bool into) {
-    const Prime p(m.q);
+    const Prime p(m);
     const Wide wide(m);
     for (std::size_t start = 0; start < terms; start += CHUNK) {
         const std::size_t end = start + CHUNK < terms ? start + CHUNK : terms;
@@ -391,7 +218,7 @@ void dot(u64* z0, u64* z1, const u64* const* f, const int* r, const u64* const* 
 
 void convert(u64* z, const u64* const* y, const u64* c, std::size_t terms, const u64* v, u64 minus_d, std::size_t n,
              const Modulus& m) {
-    const Prime p(m.q);
+    const Prime p(m);
     const Wide wide(m);
     const V d = set(minus_d);
     for (std::size_t i = 0; i < n; i += 8) {
@@ -418,7 +245,7 @@ void convert_some(u64* const* z, const u64* const* y, const u64* const* c, std::
         for (std::size_t start = 0; start < terms; start += CHUNK - 1) {
             const std::size_t end = start + CHUNK - 1 < terms ? start + CHUNK - 1 : terms;
             if (start > 0)
-                for (int t = 0; t < T; ++t) a[t] = Wide(*m[t]).reduce(a[t], b[t], Prime(m[t]->q)), b[t] = zero;
+                for (int t = 0; t < T; ++t) a[t] = Wide(*m[t]).reduce(a[t], b[t], Prime(*m[t])), b[t] = zero;
             for (std::size_t j = start; j < end; ++j) {
                 const V x = load(y[j] + i);
                 for (int t = 0; t < T; ++t) {
@@ -427,7 +254,7 @@ void convert_some(u64* const* z, const u64* const* y, const u64* const* c, std::
                 }
             }
         }
-        for (int t = 0; t < T; ++t) store(z[t] + i, Wide(*m[t]).reduce(a[t], b[t], Prime(m[t]->q)));
+        for (int t = 0; t < T; ++t) store(z[t] + i, Wide(*m[t]).reduce(a[t], b[t], Prime(*m[t])));
     }
 }
 
@@ -457,7 +284,7 @@ void lift(u64* z, const double* x, std::size_t n, const Modulus& m) {
         }
         return;
     }
-    const Prime p(m.q);
+    const Prime p(m);
     const Pair one{set(1), set(m.one)};
     for (std::size_t i = 0; i < n; i += 8) {
         V s = _mm512_cvttpd_epi64(_mm512_loadu_pd(x + i));
