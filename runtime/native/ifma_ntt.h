@@ -188,18 +188,60 @@ void backward_pass(u64* x, std::size_t n, std::size_t g, const Factor* node, con
     }
 }
 
-template <int C>
-INLINE void forward_leaf(u64* x, std::size_t g, const Twiddles& t, const Prime& p) {
+// What a forward transform's last values are for: `begin` with the visit of 64 values, `take` each eight of them.
+struct Reduced {
+    u64* x;
+
+    INLINE void begin(std::size_t) const {}
+    template <int C>
+    INLINE void take(V v, int, std::size_t at, const Prime& p) const {
+        store(x + at, reduced(v, p));
+    }
+};
+
+struct Fetching : Reduced {
+    const u64* const* rows;
+    std::size_t count;
+
+    INLINE void begin(std::size_t at) const {
+        for (std::size_t r = 0; r < count; ++r)
+            for (std::size_t k = 0; k < 64; k += 8) _mm_prefetch(reinterpret_cast<const char*>(rows[r] + at + k), _MM_HINT_T1);
+    }
+};
+
+struct Subtracted {
+    u64* z;
+    const u64 *x, *a;
+    Pair f;
+    const u32 *from, *to;
+
+    INLINE void begin(std::size_t) const {}
+    template <int C>
+    INLINE void take(V y, int bound, std::size_t at, const Prime& p) const {
+        if (bound + 1 > C) y = lower(y, p), bound = 2;
+        const V shifted = _mm512_add_epi64(load(x + at), set(static_cast<u64>(bound) * p.prime));
+        V v = once(p.mul(_mm512_sub_epi64(shifted, y), f), p.q);
+        if (a) v = once(_mm512_add_epi64(v, load(a + at)), p.q);
+        const std::size_t target = from ? to[at / 8] : at;
+        store(z + target, from ? Moved(from, target).of(v) : v);
+    }
+};
+
+template <int C, class Use>
+INLINE void forward_leaf(const u64* x, std::size_t at, std::size_t g, const Twiddles& t, const Prime& p, const Use& use) {
     V v[8];
     int b[8];
+    use.begin(at);
     fill<8>(b, FORWARD_BOUND<C>);
-    for (int k = 0; k < 8; ++k) v[k] = load(x + 8 * k);
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) v[k] = load(x + at + 8 * k);
     forward_stages<C, 8, 1>(v, b, Below{t.node, g}, p);
     transpose8(v);
     fill<8>(b, b[0]);
     forward_stages<C, 8, 1>(v, b, Last{t, 8 * g}, p);
     transpose8(v);
-    for (int k = 0; k < 8; ++k) store(x + 8 * k, reduced(v[k], p));
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) use.template take<C>(v[k], b[0], at + 8 * k, p);
 }
 
 template <int C>
@@ -218,19 +260,33 @@ INLINE void backward_leaf(u64* z, const u64* x, std::size_t g, const Twiddles& t
     for (int k = 0; k < 8; ++k) store(z + 8 * k, v[k]);
 }
 
-template <int C>
-void forward_node(u64* x, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p) {
-    if (n == 64) return forward_leaf<C>(x, g, t, p);
+// Of n values from x + at on.
+template <int C, class Use>
+void forward_node(u64* x, std::size_t at, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p,
+                  const Use& use) {
+    if (n == 64) return forward_leaf<C>(x, at, g, t, p, use);
     const int r = radix(n);
     if (r == 16)
-        forward_pass<C, 16>(x, n, g, t.node, p);
+        forward_pass<C, 16>(x + at, n, g, t.node, p);
     else if (r == 8)
-        forward_pass<C, 8>(x, n, g, t.node, p);
+        forward_pass<C, 8>(x + at, n, g, t.node, p);
     else if (r == 4)
-        forward_pass<C, 4>(x, n, g, t.node, p);
+        forward_pass<C, 4>(x + at, n, g, t.node, p);
     else
-        forward_pass<C, 2>(x, n, g, t.node, p);
-    for (int k = 0; k < r; ++k) forward_node<C>(x + k * (n / r), n / r, r * g + k, t, p);
+        forward_pass<C, 2>(x + at, n, g, t.node, p);
+    for (int k = 0; k < r; ++k) forward_node<C>(x, at + k * (n / r), n / r, r * g + k, t, p, use);
+}
+
+template <class Use>
+void forward_all(u64* x, std::size_t n, const Table& t, const Use& use) {
+    const Prime p(t.m);
+    const int c = room(t.m.q);
+    if (c == ROOMY)
+        forward_node<ROOMY>(x, 0, n, 1, t.forward, p, use);
+    else if (c == CLOSE)
+        forward_node<CLOSE>(x, 0, n, 1, t.forward, p, use);
+    else
+        forward_node<TIGHT>(x, 0, n, 1, t.forward, p, use);
 }
 
 template <int C, bool last>
@@ -252,9 +308,16 @@ void backward_node(u64* z, const u64* x, std::size_t n, std::size_t g, const Twi
 
 void ntt(u64* x, std::size_t n, const Table& t) {
     if (n <= 64) return scalar_ntt<S>(x, n, t);
-    const Prime p(t.m);
-    const int c = room(t.m.q);
-    (c == ROOMY ? forward_node<ROOMY> : c == CLOSE ? forward_node<CLOSE> : forward_node<TIGHT>)(x, n, 1, t.forward, p);
+    forward_all(x, n, t, Reduced{x});
+}
+
+void ntt_fetching(u64* x, std::size_t n, const Table& t, const u64* const* rows, std::size_t count) {
+    forward_all(x, n, t, Fetching{{x}, rows, count});
+}
+
+void sub_transformed(u64* z, const u64* x, u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
+                     const Table& t) {
+    forward_all(y, n, t, Subtracted{z, x, a, pair(f), from, from ? from + n : nullptr});
 }
 
 void intt(u64* z, const u64* x, std::size_t n, const Table& t, Factor scale) {

@@ -39,9 +39,10 @@ struct Kernels {
     // y has n >> log_repeat values, each standing for 2^log_repeat neighbors.
     void (*add_repeated)(u64* z, const u64* x, const u64* y, int log_repeat, std::size_t n, const Modulus& m);
     void (*neg)(u64* z, const u64* x, std::size_t n, const Modulus& m);
-    // z = (x - y) f, and plus a where a is not null; where `from` is not null, permuted into another place.
-    void (*sub_scale)(u64* z, const u64* x, const u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
-                      const Modulus& m);
+    // z = (x - y) f for the transform of y, whose memory is used up, and plus a where a is not null; where `from`
+    // is not null, permuted into another place (where it is null, z may be y).
+    void (*sub_transformed)(u64* z, const u64* x, u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
+                            const Table& t);
     // z += x f.
     void (*add_scaled)(u64* z, const u64* x, Factor f, std::size_t n, const Modulus& m);
     // z = x y + a.
@@ -52,7 +53,8 @@ struct Kernels {
     // z0 = sum f_k x0_k and z1 = sum f_k x1_k; f_k is repeated like y above. With `into`, added to z.
     void (*dot)(u64* z0, u64* z1, const u64* const* f, const int* log_repeat, const u64* const* x0,
                 const u64* const* x1, std::size_t terms, std::size_t n, const Modulus& m, bool into);
-    // z = sum y_k c_k - v d for values y_k of other primes below max_prime_bits.
+    // z = sum y_k c_k - v d for values y_k of other primes below max_prime_bits; as a transform takes it, which
+    // may not be reduced.
     void (*convert)(u64* z, const u64* const* y, const u64* c, std::size_t terms, const u64* v, u64 minus_d,
                     std::size_t n, const Modulus& m);
     // v = nearest integer to sum y_k / q_k.
@@ -60,7 +62,7 @@ struct Kernels {
     // Signed integers, as doubles below 2^51 in magnitude, to residues.
     void (*lift)(u64* z, const double* x, std::size_t n, const Modulus& m);
     // Value i is the one at from[i]: an automorphism's table, which moves blocks of eight values whole and the
-    // same way inside all of a block.
+    // same way inside all of a block. Behind it is, for each block, where it goes.
     void (*permute)(u64* z, const u64* x, const u32* from, std::size_t n);
     // z += x permuted.
     void (*add_permuted)(u64* z, const u64* x, const u32* from, std::size_t n, const Modulus& m);
@@ -72,6 +74,8 @@ struct Kernels {
     void (*convert_many)(u64* const* z, std::size_t targets, const u64* const* y, const u64* const* c,
                          std::size_t terms, const u64* v, const u64* minus_d, std::size_t n,
                          const Modulus* const* m) = nullptr;
+    // `ntt` that meanwhile brings rows of n words nearer, which are wanted next.
+    void (*ntt_fetching)(u64* x, std::size_t n, const Table& t, const u64* const* rows, std::size_t count) = nullptr;
     // A twiddle factor in the form that ntt and intt read; null where that is a Factor.
     Factor (*twiddle)(u64 w, const Modulus& m) = nullptr;
 };

@@ -76,13 +76,26 @@ struct Wide {
 
     INLINE explicit Wide(const Modulus& m) : word(pair(m.word)), one(set(m.one)) {}
 
-    // In [0, 4q). Products take the low 52 bits of their factors; modulo 2^52 the sums are exact.
+    // In [0, 4q), modulo 2^52. Products take the low 52 bits of their factors; modulo 2^52 the sums are exact.
     INLINE V lazy(V lo, V hi, const Prime& p) const {
         hi = _mm512_add_epi64(hi, _mm512_srli_epi64(lo, S));
         V quotient = high(high(p.zero, hi, word.shoup), lo, one);
-        return _mm512_and_si512(low(low(lo, hi, word.w), quotient, p.minus_q), p.mask);
+        return low(low(lo, hi, word.w), quotient, p.minus_q);
     }
-    INLINE V reduce(V lo, V hi, const Prime& p) const { return p.full(lazy(lo, hi, p)); }
+    INLINE V reduce(V lo, V hi, const Prime& p) const { return p.full(_mm512_and_si512(lazy(lo, hi, p), p.mask)); }
+};
+
+// Eight values of an automorphism, which come from one block of eight.
+class Moved {
+  public:
+    INLINE Moved(const u32* from, std::size_t i)
+        : lane_(_mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i)))) {}
+    INLINE static std::size_t block(const u32* from, std::size_t i) { return from[i] & ~u32{7}; }
+    // Permutations read the low three bits of an index.
+    INLINE V of(V x) const { return _mm512_permutexvar_epi64(lane_, x); }
+
+  private:
+    V lane_;
 };
 
 }  // namespace
@@ -114,19 +127,6 @@ class Repeated {
     __mmask8 some_;
 };
 
-// Eight values of an automorphism, which come from one block of eight.
-class Moved {
-  public:
-    INLINE Moved(const u32* from, std::size_t i)
-        : lane_(_mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i)))) {}
-    INLINE static std::size_t block(const u32* from, std::size_t i) { return from[i] & ~u32{7}; }
-    // Permutations read the low three bits of an index.
-    INLINE V of(V x) const { return _mm512_permutexvar_epi64(lane_, x); }
-
-  private:
-    V lane_;
-};
-
 void add(u64* z, const u64* x, const u64* y, std::size_t n, const Modulus& m) {
     const V q = set(m.q);
     for (std::size_t i = 0; i < n; i += 8) store(z + i, once(_mm512_add_epi64(load(x + i), load(y + i)), q));
@@ -151,18 +151,6 @@ void neg(u64* z, const u64* x, std::size_t n, const Modulus& m) {
     for (std::size_t i = 0; i < n; i += 8) {
         V v = load(x + i);
         store(z + i, _mm512_maskz_sub_epi64(_mm512_test_epi64_mask(v, v), q, v));
-    }
-}
-
-void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
-               const Modulus& m) {
-    const Prime p(m);
-    const Pair w = pair(f);
-    for (std::size_t i = 0; i < n; i += 8) {
-        const std::size_t at = from ? Moved::block(from, i) : i;
-        V v = once(p.mul(_mm512_sub_epi64(_mm512_add_epi64(load(x + at), p.q), load(y + at)), w), p.q);
-        if (a) v = once(_mm512_add_epi64(v, load(a + at)), p.q);
-        store(z + i, from ? Moved(from, i).of(v) : v);
     }
 }
 
@@ -231,7 +219,7 @@ void convert(u64* z, const u64* const* y, const u64* c, std::size_t terms, const
                 a = low(a, x, w), b = high(b, x, w);
             }
         }
-        store(z + i, wide.reduce(a, b, p));
+        store(z + i, wide.lazy(a, b, p));
     }
 }
 
@@ -254,7 +242,7 @@ void convert_some(u64* const* z, const u64* const* y, const u64* const* c, std::
                 }
             }
         }
-        for (int t = 0; t < T; ++t) store(z[t] + i, Wide(*m[t]).reduce(a[t], b[t], Prime(*m[t])));
+        for (int t = 0; t < T; ++t) store(z[t] + i, Wide(*m[t]).lazy(a[t], b[t], Prime(*m[t])));
     }
 }
 
@@ -319,12 +307,13 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 
 constexpr Kernels IFMA = {
     "avx512ifma", S,          50,     ntt,     intt,      add,  sub,     add_repeated, neg,
-    sub_scale,    add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, add_permuted, fft, reduced,
+    sub_transformed, add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, add_permuted, fft, reduced,
 };
 
 // Constant, so that nothing of this file runs where the processor cannot.
 constexpr Kernels with_optional(Kernels k) {
     k.convert_many = convert_many;
+    k.ntt_fetching = ntt_fetching;
     return k;
 }
 

@@ -139,12 +139,13 @@ Polys Ring::polys(int count, int level, bool extended) const {
 }
 
 std::vector<u32> Ring::automorphism(u64 galois) const {
-    std::vector<u32> from(n);
+    std::vector<u32> from(n + n / 8);
     const u64 mask = 2 * n - 1;
     for (std::size_t i = 0; i < n; ++i) {
         const u64 power = 2 * reverse_bits(static_cast<unsigned>(i), log_n) + 1;
         from[i] = reverse_bits(static_cast<unsigned>(((power * galois) & mask) >> 1), log_n);
     }
+    for (std::size_t i = 0; i < n; i += 8) from[n + from[i] / 8] = static_cast<u32>(i);
     return from;
 }
 
