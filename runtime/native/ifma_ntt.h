@@ -5,17 +5,22 @@
 // first-level cache. The last six stages of 64 values are one visit: three between registers, a transposition,
 // three more.
 //
+// The last three stages have a factor for each value: their table is what a transform reads most. It holds the
+// factors alone, shifted to 52 bits, of which Shoup's quotients are made as they are needed, and the inverse
+// transform reads the same table: the inverse of the factor of node L + i, among the L nodes of a level, is
+// minus that of node 2L - 1 - i.
+//
 // Between its first load and its last store a value is known modulo 2^52 only: products read the low 52 bits of
 // their factors, so that nothing has to be cut off. What a butterfly adds is kept in mind as a bound, in
 // multiples of q, and a value is reduced where the bound would pass `C`, 2^52 / q at most. For primes below
-// 2^46 that never happens forward, and seldom backward.
+// 2^45.6 that never happens forward, and seldom backward.
 #pragma once
 
 namespace pi {
 namespace {
 
-// Bounds for primes below 2^46, 2^48.6 and 2^50.
-constexpr int ROOMY = 64, CLOSE = 10, TIGHT = 4;
+// Bounds for primes below 2^45.6, 2^48.6 and 2^50.
+constexpr int ROOMY = 80, CLOSE = 10, TIGHT = 4;
 
 inline int room(u64 q) {
     const u64 multiples = (u64{1} << S) / q;
@@ -40,23 +45,32 @@ INLINE V lower(V x, const Prime& p) { return low(x, high(p.zero, x, p.one), p.mi
 
 INLINE V reduced(V x, const Prime& p) { return once(_mm512_and_si512(lower(x, p), p.mask), p.q); }
 
-template <int C>
+// `P` bounds products.
+template <int C, int P>
 INLINE void forward(V& x, V& y, int& bx, int& by, Pair w, const Prime& p) {
-    if (bx + 2 > C) x = lower(x, p), bx = 2;
+    if (bx + P > C) x = lower(x, p), bx = 2;
     const V u = x;
     x = times(u, y, w, p);
-    y = _mm512_sub_epi64(_mm512_add_epi64(_mm512_add_epi64(u, u), p.q2), x);
-    by = bx += 2;
+    y = _mm512_sub_epi64(_mm512_add_epi64(_mm512_add_epi64(u, u), set(P * p.prime)), x);
+    by = bx += P;
 }
 
-template <int C>
+// With minus the inverse of the forward factor.
+template <int C, int P>
 INLINE void backward(V& x, V& y, int& bx, int& by, Pair w, const Prime& p) {
     if (bx + by > C && bx > 2) x = lower(x, p), bx = 2;
     if (bx + by > C && by > 2) y = lower(y, p), by = 2;
-    const V d = _mm512_sub_epi64(_mm512_add_epi64(x, set(static_cast<u64>(by) * p.prime)), y);
+    const V d = _mm512_sub_epi64(_mm512_add_epi64(y, set(static_cast<u64>(bx) * p.prime)), x);
     x = _mm512_add_epi64(x, y);
     y = times(p.zero, d, w, p);
-    bx += by, by = 2;
+    bx += by, by = P;
+}
+
+// The node of a level that has minus the inverse factor of another one.
+constexpr int mirrored(int k) {
+    int level = 1;
+    while (2 * level <= k) level *= 2;
+    return 3 * level - 1 - k;
 }
 
 // One stage of R registers, and those after it; w(k) is the factor of node k of a tree whose root is node 1.
@@ -68,11 +82,12 @@ INLINE void forward_stages(V* x, int* b, const Factors& w, const Prime& p) {
 #pragma GCC unroll 8
         for (int j = 0; j < half; ++j) {
             const int i = 2 * half * h + j;
-            forward<C>(x[i], x[i + half], b[i], b[i + half], w(nodes + h), p);
+            forward<C, Factors::template product<C>>(x[i], x[i + half], b[i], b[i + half], w(nodes + h), p);
         }
     if constexpr (half > 1) forward_stages<C, R, 2 * nodes>(x, b, w, p);
 }
 
+// w is that of the mirrored node.
 template <int C, int R, int nodes, class Factors>
 INLINE void backward_stages(V* x, int* b, const Factors& w, const Prime& p) {
     constexpr int half = R / nodes / 2;
@@ -81,7 +96,7 @@ INLINE void backward_stages(V* x, int* b, const Factors& w, const Prime& p) {
 #pragma GCC unroll 8
         for (int j = 0; j < half; ++j) {
             const int i = 2 * half * h + j;
-            backward<C>(x[i], x[i + half], b[i], b[i + half], w(nodes + h), p);
+            backward<C, Factors::template product<C>>(x[i], x[i + half], b[i], b[i + half], w(mirrored(nodes + h)), p);
         }
     if constexpr (nodes > 1) backward_stages<C, R, nodes / 2>(x, b, w, p);
 }
@@ -95,6 +110,9 @@ INLINE void settle(V* x, const int* b, const Prime& p) {
 
 // The factors below node g, the same for all lanes.
 struct Below {
+    template <int C>
+    static constexpr int product = 2;
+
     const Factor* node;
     std::size_t g;
 
@@ -104,18 +122,26 @@ struct Below {
     }
 };
 
-// The factors of the last three stages of the eight groups from node g on (a multiple of 8), one per lane.
+// The factors of the last three stages of the eight groups below leaf g, one per lane. A quotient that is made
+// here is one less than Shoup's at most, and a product of x below 2q + 2q x / 2^52 - q: below 2q if x is below 2^51,
+// and always if the quotient is corrected.
+template <int C_>
 struct Last {
-    const Twiddles& t;
+    template <int C>
+    static constexpr int product = C == CLOSE ? 3 : 2;
+
+    const u64* tail;
     std::size_t g;
+    const Prime& p;
 
     INLINE Pair operator()(int k) const {
-        if (k >= 4) return pair(t.quads + 8 * g + 16 * static_cast<std::size_t>(k - 4));
-        if (k >= 2) return pair(t.pairs + 4 * g + 16 * static_cast<std::size_t>(k - 2));
-        const u64* at = &t.node[g].w;
-        const V even = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), odd = _mm512_set_epi64(15, 13, 11, 9, 7, 5, 3, 1);
-        return {_mm512_permutex2var_epi64(load(at), even, load(at + 8)),
-                _mm512_permutex2var_epi64(load(at), odd, load(at + 8))};
+        const V shifted = load(tail + 56 * g + 8 * static_cast<std::size_t>(k - 1));
+        V quotient = high(shifted, shifted, p.ratio);
+        if (C_ == TIGHT) {
+            const V rest = _mm512_and_si512(low(p.zero, quotient, p.minus_q), p.mask);
+            quotient = _mm512_mask_add_epi64(quotient, _mm512_cmpge_epu64_mask(rest, p.q), quotient, set(1));
+        }
+        return {_mm512_srlv_epi64(shifted, p.shift), quotient};
     }
 };
 
@@ -238,26 +264,31 @@ INLINE void forward_leaf(const u64* x, std::size_t at, std::size_t g, const Twid
     forward_stages<C, 8, 1>(v, b, Below{t.node, g}, p);
     transpose8(v);
     fill<8>(b, b[0]);
-    forward_stages<C, 8, 1>(v, b, Last{t, 8 * g}, p);
+    forward_stages<C, 8, 1>(v, b, Last<C>{t.tail, g, p}, p);
     transpose8(v);
 #pragma GCC unroll 8
     for (int k = 0; k < 8; ++k) use.template take<C>(v[k], b[0], at + 8 * k, p);
 }
 
+// g is the mirrored node, here and below. Groups in lanes are in reversed order.
 template <int C>
 INLINE void backward_leaf(u64* z, const u64* x, std::size_t g, const Twiddles& t, const Prime& p) {
-    V v[8];
+    V v[8], u[8];
     int b[8];
     fill<8>(b, ENTRY_BOUND);
-    for (int k = 0; k < 8; ++k) v[k] = load(x + 8 * k);
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) v[7 - k] = load(x + 8 * k);
     transpose8(v);
-    backward_stages<C, 8, 4>(v, b, Last{t, 8 * g}, p);
+    backward_stages<C, 8, 4>(v, b, Last<C>{t.tail, g, p}, p);
     settle<C, 8>(v, b, p);
     transpose8(v);
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) u[k] = v[7 - k];
     fill<8>(b, BACKWARD_BOUND<C>);
-    backward_stages<C, 8, 4>(v, b, Below{t.node, g}, p);
-    settle<C, 8>(v, b, p);
-    for (int k = 0; k < 8; ++k) store(z + 8 * k, v[k]);
+    backward_stages<C, 8, 4>(u, b, Below{t.node, g}, p);
+    settle<C, 8>(u, b, p);
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) store(z + 8 * k, u[k]);
 }
 
 // Of n values from x + at on.
@@ -295,7 +326,7 @@ void backward_node(u64* z, const u64* x, std::size_t n, std::size_t g, const Twi
     if (n == 64) return backward_leaf<C>(z, x, g, t, p);
     const int r = radix(n);
     const std::size_t part = n / r;
-    for (int k = 0; k < r; ++k) backward_node<C, false>(z + k * part, x + k * part, part, r * g + k, t, p, scale);
+    for (int k = 0; k < r; ++k) backward_node<C, false>(z + k * part, x + k * part, part, r * g + (r - 1 - k), t, p, scale);
     if (r == 16)
         backward_pass<C, 16, last>(z, n, g, t.node, p, scale);
     else if (r == 8)
@@ -326,7 +357,19 @@ void intt(u64* z, const u64* x, std::size_t n, const Table& t, Factor scale) {
     const int c = room(t.m.q);
     (c == ROOMY  ? backward_node<ROOMY, true>
      : c == CLOSE ? backward_node<CLOSE, true>
-                  : backward_node<TIGHT, true>)(z, x, n, 1, t.inverse, p, scale);
+                  : backward_node<TIGHT, true>)(z, x, n, 1, t.forward, p, scale);
+}
+
+// For leaf g the factors of nodes 8g + lane, then those of their halves, then of quarters: 56 words.
+void make_tail(u64* tail, const Factor* node, std::size_t n, const Modulus& m) {
+    const int shift = shift_of(m.q);
+    for (std::size_t g = 1; g < n / 32; ++g)
+        for (int k = 1; k < 8; ++k)
+            for (std::size_t lane = 0; lane < 8; ++lane) {
+                const int depth = k >= 4 ? 2 : k >= 2 ? 1 : 0;
+                const std::size_t from = ((8 * g + lane) << depth) + static_cast<std::size_t>(k - (1 << depth));
+                tail[56 * g + 8 * static_cast<std::size_t>(k - 1) + lane] = node[from].w << shift;
+            }
 }
 
 }  // namespace

@@ -12,11 +12,13 @@ namespace pi {
 // Twiddle factors of one prime and one direction. Node 1 is the whole transform, nodes 2g and 2g+1
 // are the halves of node g, so a table serves every smaller transform too. For the last two stages
 // the vectorized transform wants the factors of eight neighboring groups of eight values side by
-// side: 8 factors, then their 8 quotients.
+// side: 8 factors, then their 8 quotients. Where kernels make a tail, that stands for the last three
+// stages of both directions: then there are nodes 1 .. n/8 - 1, and of the inverse 1 .. 63.
 struct Twiddles {
-    Factor* node;  // nodes 1 .. n-1
-    u64* pairs;    // of nodes 2g, 2g+1: 2 vectors of 16 words for each 8 nodes g
-    u64* quads;    // of nodes 4g ... 4g+3: 4 vectors of 16 words for each 8 nodes g
+    Factor* node;             // nodes 1 .. n-1
+    u64* pairs = nullptr;     // of nodes 2g, 2g+1: 2 vectors of 16 words for each 8 nodes g
+    u64* quads = nullptr;     // of nodes 4g ... 4g+3: 4 vectors of 16 words for each 8 nodes g
+    u64* tail = nullptr;
 };
 
 struct Table {
@@ -76,6 +78,8 @@ struct Kernels {
                          const Modulus* const* m) = nullptr;
     // `ntt` that meanwhile brings rows of n words nearer, which are wanted next.
     void (*ntt_fetching)(u64* x, std::size_t n, const Table& t, const u64* const* rows, std::size_t count) = nullptr;
+    // Writes 7 n / 4 words from all nodes of the forward direction; where that is not null, n is 1024 at least.
+    void (*make_tail)(u64* tail, const Factor* node, std::size_t n, const Modulus& m) = nullptr;
     // A twiddle factor in the form that ntt and intt read; null where that is a Factor.
     Factor (*twiddle)(u64 w, const Modulus& m) = nullptr;
 };

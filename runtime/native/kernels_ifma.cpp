@@ -46,10 +46,13 @@ struct Pair {
 INLINE Pair pair(Factor f) { return {set(f.w), set(f.shoup)}; }
 INLINE Pair pair(const u64* p) { return {load(p), load(p + 8)}; }
 
+// What takes a value below q to 52 bits.
+inline int shift_of(u64 q) { return S - (64 - __builtin_clzll(q)); }
+
 // Constants of one prime in registers.
 struct Prime {
     u64 prime;
-    V q, q2, minus_q, mask, zero, one;
+    V q, q2, minus_q, mask, zero, one, ratio, shift;
 
     INLINE explicit Prime(const Modulus& m)
         : prime(m.q),
@@ -58,7 +61,9 @@ struct Prime {
           minus_q(set((u64{1} << S) - m.q)),
           mask(set((u64{1} << S) - 1)),
           zero(_mm512_setzero_si512()),
-          one(set(m.one)) {}
+          one(set(m.one)),
+          ratio(set(m.ratio)),
+          shift(set(static_cast<u64>(shift_of(m.q)))) {}
 
     // x f mod q in [0, 2q), for any x below 2^52.
     INLINE V mul(V x, Pair f) const {
@@ -314,6 +319,7 @@ constexpr Kernels IFMA = {
 constexpr Kernels with_optional(Kernels k) {
     k.convert_many = convert_many;
     k.ntt_fetching = ntt_fetching;
+    k.make_tail = make_tail;
     return k;
 }
 
