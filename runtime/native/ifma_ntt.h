@@ -214,24 +214,13 @@ void backward_pass(u64* x, std::size_t n, std::size_t g, const Factor* node, con
     }
 }
 
-// What a forward transform's last values are for: `begin` with the visit of 64 values, `take` each eight of them.
+// What is done with a forward transform's values: `take` has eight of them, and their bound.
 struct Reduced {
     u64* x;
 
-    INLINE void begin(std::size_t) const {}
     template <int C>
     INLINE void take(V v, int, std::size_t at, const Prime& p) const {
         store(x + at, reduced(v, p));
-    }
-};
-
-struct Fetching : Reduced {
-    const u64* const* rows;
-    std::size_t count;
-
-    INLINE void begin(std::size_t at) const {
-        for (std::size_t r = 0; r < count; ++r)
-            for (std::size_t k = 0; k < 64; k += 8) _mm_prefetch(reinterpret_cast<const char*>(rows[r] + at + k), _MM_HINT_T1);
     }
 };
 
@@ -241,7 +230,6 @@ struct Subtracted {
     Pair f;
     const u32 *from, *to;
 
-    INLINE void begin(std::size_t) const {}
     template <int C>
     INLINE void take(V y, int bound, std::size_t at, const Prime& p) const {
         if (bound + 1 > C) y = lower(y, p), bound = 2;
@@ -257,7 +245,6 @@ template <int C, class Use>
 INLINE void forward_leaf(const u64* x, std::size_t at, std::size_t g, const Twiddles& t, const Prime& p, const Use& use) {
     V v[8];
     int b[8];
-    use.begin(at);
     fill<8>(b, FORWARD_BOUND<C>);
 #pragma GCC unroll 8
     for (int k = 0; k < 8; ++k) v[k] = load(x + at + 8 * k);
@@ -340,10 +327,6 @@ void backward_node(u64* z, const u64* x, std::size_t n, std::size_t g, const Twi
 void ntt(u64* x, std::size_t n, const Table& t) {
     if (n <= 64) return scalar_ntt<S>(x, n, t);
     forward_all(x, n, t, Reduced{x});
-}
-
-void ntt_fetching(u64* x, std::size_t n, const Table& t, const u64* const* rows, std::size_t count) {
-    forward_all(x, n, t, Fetching{{x}, rows, count});
 }
 
 void sub_transformed(u64* z, const u64* x, u64* y, const u64* a, Factor f, const u32* from, std::size_t n,

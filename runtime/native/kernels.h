@@ -76,8 +76,6 @@ struct Kernels {
     void (*convert_many)(u64* const* z, std::size_t targets, const u64* const* y, const u64* const* c,
                          std::size_t terms, const u64* v, const u64* minus_d, std::size_t n,
                          const Modulus* const* m) = nullptr;
-    // `ntt` that meanwhile brings rows of n words nearer, which are wanted next.
-    void (*ntt_fetching)(u64* x, std::size_t n, const Table& t, const u64* const* rows, std::size_t count) = nullptr;
     // Writes 7 n / 4 words from all nodes of the forward direction; where that is not null, n is 1024 at least.
     void (*make_tail)(u64* tail, const Factor* node, std::size_t n, const Modulus& m) = nullptr;
     // A twiddle factor in the form that ntt and intt read; null where that is a Factor.

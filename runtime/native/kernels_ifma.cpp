@@ -318,7 +318,6 @@ constexpr Kernels IFMA = {
 // Constant, so that nothing of this file runs where the processor cannot.
 constexpr Kernels with_optional(Kernels k) {
     k.convert_many = convert_many;
-    k.ntt_fetching = ntt_fetching;
     k.make_tail = make_tail;
     return k;
 }

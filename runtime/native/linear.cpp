@@ -131,7 +131,7 @@ void accumulate(const Ring& ring, Polys& total, const Polys& u, const Giant& gia
     each_limb(ring, 1, total.limbs, [&](int, int i) {
         const Memory scratch = ring.take(2 * ring.n + columns.scratch());
         u64 *z0 = scratch.data(), *z1 = z0 + ring.n;
-        apply_key(ring, columns.at(i, z1 + ring.n, key_rows(*giant.key, columns.count(), u.level, i)), u.level, *giant.key, i, z0, z1);
+        apply_key(ring, columns.at(i, z1 + ring.n), u.level, *giant.key, i, z0, z1);
         addend(z0, 0, i);
         for (int p = 0; p < 2; ++p)
             ring.k->add_permuted(total.limb(p, i), p ? z1 : z0, giant.from->data(), ring.n, modulus(ring, u.level, i));

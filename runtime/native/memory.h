@@ -7,13 +7,17 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "arith.h"
 
 namespace pi {
 
+// Blocks cut from chunks of memory on large pages. Blocks given back are the first taken again: they may still be
+// in a cache. Before another chunk is asked for, neighbors among them are joined.
 class Pool {
   public:
     ~Pool();
@@ -22,8 +26,16 @@ class Pool {
     void give(u64* block, std::size_t capacity);
 
   private:
+    u64* cut(std::size_t words);
+    void join_recent();
+    void free_up(u64* at, std::size_t words);
+    void give_up_chunks();
+
     std::mutex mutex_;
-    std::multimap<std::size_t, u64*> free_;
+    std::multimap<std::size_t, u64*> recent_;        // as they were given
+    std::map<u64*, std::size_t> gaps_;               // what else is free
+    std::set<std::pair<std::size_t, u64*>> by_size_;  // the same
+    std::map<u64*, std::size_t> chunks_;
     std::size_t held_ = 0;
 };
 

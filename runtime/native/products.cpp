@@ -137,7 +137,7 @@ Polys product_sum(const Ring& ring, const std::vector<Term>& terms, const Polys&
     Polys switched = ring.polys(2, level, true);
     each_limb(ring, 1, switched.limbs, [&](int, int i) {
         const Memory scratch = ring.take(columns.scratch());
-        apply_key(ring, columns.at(i, scratch.data(), key_rows(key, columns.count(), level, i)), level, key, i, switched.limb(0, i), switched.limb(1, i));
+        apply_key(ring, columns.at(i, scratch.data()), level, key, i, switched.limb(0, i), switched.limb(1, i));
         if (i > level) return;
         for (int p = 0; p < 2; ++p)
             ring.k->add_scaled(switched.limb(p, i), sum.limb(p, i), ring.special_product(i), ring.n,

@@ -34,13 +34,9 @@ Columns::Columns(const Ring& ring, const Polys& a, int poly, bool keep) : ring_(
     if (together_) convert(ring, sources_, targets);
 }
 
-std::vector<const u64*> Columns::at(int i, u64* scratch, const std::vector<const u64*>& next) const {
+std::vector<const u64*> Columns::at(int i, u64* scratch) const {
     const Digits& d = digits_;
     const int prime = ring_.prime(d.level, i);
-    // Each transform fetches its share.
-    const bool among = i <= d.level;
-    const std::size_t transforms = d.count - (among ? 1 : 0);
-    std::size_t fetched = 0, made = 0;
     std::vector<const u64*> found;
     for (int digit = 0; digit < d.count; ++digit) {
         const u64* limb = d.limb[static_cast<std::size_t>(digit) * d.limbs + i];
@@ -48,31 +44,22 @@ std::vector<const u64*> Columns::at(int i, u64* scratch, const std::vector<const
         if (i <= d.level && i / ring_.width == digit) continue;
         u64* to = held_ ? const_cast<u64*>(limb) : scratch + digit * ring_.n;
         if (!together_) convert(ring_, sources_[digit], prime, to);
-        const std::size_t end = next.size() * ++made / transforms;
-        if (ring_.k->ntt_fetching)
-            ring_.k->ntt_fetching(to, ring_.n, ring_.tables[prime], next.data() + fetched, end - fetched);
-        else
-            ring_.k->ntt(to, ring_.n, ring_.tables[prime]);
-        fetched = end;
+        ring_.k->ntt(to, ring_.n, ring_.tables[prime]);
         found.back() = to;
     }
     return found;
 }
 
-std::vector<const u64*> key_rows(const Polys& key, std::size_t digits, int level, int i) {
-    const int row = i <= level ? i : i - level + key.level, count = static_cast<int>(digits);
-    std::vector<const u64*> rows;
-    for (int half = 0; half < 2; ++half)
-        for (int j = 0; j < count; ++j) rows.push_back(key.limb(half * key.polys / 2 + j, row));
-    return rows;
-}
-
 void apply_key(const Ring& ring, const std::vector<const u64*>& f, int level, const Polys& key, int i, u64* z0,
                u64* z1) {
-    const std::vector<const u64*> rows = key_rows(key, f.size(), level, i);
+    const int row = i <= level ? i : i - level + key.level, count = static_cast<int>(f.size());
+    std::vector<const u64*> x, y;
+    for (int j = 0; j < count; ++j) {
+        x.push_back(key.limb(j, row));
+        y.push_back(key.limb(key.polys / 2 + j, row));
+    }
     const std::vector<int> once(f.size(), 0);
-    ring.k->dot(z0, z1, f.data(), once.data(), rows.data(), rows.data() + f.size(), f.size(), ring.n,
-                modulus(ring, level, i), false);
+    ring.k->dot(z0, z1, f.data(), once.data(), x.data(), y.data(), f.size(), ring.n, modulus(ring, level, i), false);
 }
 
 Division::Division(const Ring& ring, int polys, int level, bool secret)
@@ -166,7 +153,7 @@ Polys divide_special(const Ring& ring, const Polys& a, int first) {
 
 Polys relinearize(const Ring& ring, const Polys& a, const Polys& key) {
     const Columns columns(ring, a, 2, false);
-    const auto column = [&](int i, u64* scratch) { return columns.at(i, scratch, key_rows(key, columns.count(), a.level, i)); };
+    const auto column = [&](int i, u64* scratch) { return columns.at(i, scratch); };
     return switched(ring, a, column, columns.scratch(), key, true, nullptr);
 }
 
@@ -176,7 +163,7 @@ Polys rotate(const Ring& ring, const Polys& a, const Digits& digits, const Polys
 
 Polys rotate_first(const Ring& ring, const Polys& a, Digits& digits, const Polys& key, const std::vector<u32>& from) {
     Columns columns(ring, a, 1, true);
-    const auto column = [&](int i, u64* scratch) { return columns.at(i, scratch, key_rows(key, columns.count(), a.level, i)); };
+    const auto column = [&](int i, u64* scratch) { return columns.at(i, scratch); };
     Polys z = switched(ring, a, column, columns.scratch(), key, false, from.data());
     digits = columns.take();
     return z;

@@ -16,10 +16,8 @@ class Columns {
 
     // Words that `at` needs.
     std::size_t scratch() const { return held_ ? 0 : digits_.count * ring_.n; }
-    // Limb i of every digit, transformed; in memory or, where nothing is held, in scratch. Rows that are wanted
-    // next are fetched meanwhile.
-    std::vector<const u64*> at(int i, u64* scratch, const std::vector<const u64*>& next = {}) const;
-    std::size_t count() const { return static_cast<std::size_t>(digits_.count); }
+    // Limb i of every digit, transformed; in memory or, where nothing is held, in scratch.
+    std::vector<const u64*> at(int i, u64* scratch) const;
     // When all columns were made.
     Digits take() { return std::move(digits_); }
 
@@ -30,10 +28,8 @@ class Columns {
     bool held_, together_;
 };
 
-// Limb i of a key for so many digits: of the polynomials with the message, then of the uniform ones.
-std::vector<const u64*> key_rows(const Polys& key, std::size_t digits, int level, int i);
-
-// Limb i of the inner product of digits, of which `f` has that limb, with a key.
+// Limb i of the inner product of digits, of which `f` has that limb, with a key (per digit the polynomial
+// with the message, then per digit the uniform one).
 void apply_key(const Ring& ring, const std::vector<const u64*>& f, int level, const Polys& key, int i, u64* z0,
                u64* z1);
 
