@@ -70,6 +70,9 @@ struct Kernels {
     void (*add_permuted)(u64* z, const u64* x, const u32* from, std::size_t n, const Modulus& m);
     // Complex transform sum_k x_k exp(sign 2 pi i t k / n), input in bit-reversed order.
     void (*fft)(double* re, double* im, std::size_t n, const double* cosine, const double* sine, double sign);
+    // Some butterflies of one of its stages.
+    void (*fft_part)(double* re, double* im, std::size_t half, std::size_t from, std::size_t to, const double* cosine,
+                     const double* sine, double sign);
     // Whether every value is below q.
     bool (*reduced)(const u64* x, std::size_t n, const Modulus& m);
     // `convert` to several primes, which read each y once for four of them; null: one after the other.

@@ -303,6 +303,11 @@ void fft(double* re, double* im, std::size_t n, const double* cosine, const doub
     fft_stages(re, im, n, cosine, sine, sign);
 }
 
+void fft_part(double* re, double* im, std::size_t half, std::size_t from, std::size_t to, const double* cosine,
+              const double* sine, double sign) {
+    fft_butterflies(re, im, half, from, to, cosine, sine, sign);
+}
+
 bool reduced(const u64* x, std::size_t n, const Modulus& m) {
     const V q = set(m.q);
     __mmask8 bad = 0;
@@ -312,7 +317,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 
 constexpr Kernels IFMA = {
     "avx512ifma", S,          50,     ntt,     intt,      add,  sub,     add_repeated, neg,
-    sub_transformed, add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, add_permuted, fft, reduced,
+    sub_transformed, add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, add_permuted, fft, fft_part, reduced,
 };
 
 // Constant, so that nothing of this file runs where the processor cannot.

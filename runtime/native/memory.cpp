@@ -1,6 +1,7 @@
 #include "memory.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <iterator>
@@ -52,6 +53,29 @@ u64* allocate(std::size_t bytes) {
 
 void deallocate(u64* block, std::size_t) { std::free(block); }
 #endif
+
+// A loop's number stands above that of its next iteration.
+constexpr int ROUND = 32;
+constexpr u64 LAST = (u64{1} << (ROUND - 1)) - 1;
+// How long a thread watches before it sleeps: longer than Python takes between two calls.
+constexpr auto WATCHED = std::chrono::microseconds(60);
+
+void pause() {
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+    __builtin_ia32_pause();
+#endif
+}
+
+// Whether it comes true in that time.
+template <class Condition>
+bool watch(const Condition& condition) {
+    const auto end = std::chrono::steady_clock::now() + WATCHED;
+    for (;;) {
+        for (int i = 0; i < 50; ++i, pause())
+            if (condition()) return true;
+        if (std::chrono::steady_clock::now() > end) return false;
+    }
+}
 
 }  // namespace
 
@@ -196,43 +220,68 @@ Threads::~Threads() {
     for (auto& worker : workers_) worker.join();
 }
 
-void Threads::drain() {
-    for (std::size_t i; (i = next_.fetch_add(1)) < iterations_;) (*body_)(i);
+void Threads::drain(u64 round) {
+    for (u64 next = next_;;) {
+        const auto* const body = body_.load();
+        const u64 i = next & LAST;
+        if (next >> ROUND != round || i >= iterations_) return;
+        if (!next_.compare_exchange_weak(next, next + 1)) continue;
+        try {
+            (*body)(i);
+        } catch (...) {
+            std::lock_guard<std::mutex> lock(mutex_);
+            if (!error_) error_ = std::current_exception();
+        }
+        if (left_.fetch_sub(1) == 1 && waiting_) {
+            std::lock_guard<std::mutex> lock(mutex_);
+            finish_.notify_one();
+        }
+        next = next_;
+    }
 }
 
 void Threads::work() {
     u64 seen = 0;
+    const auto called = [&] { return stop_ || next_ >> ROUND != seen; };
     for (;;) {
-        {
+        if (!watch(called)) {
             std::unique_lock<std::mutex> lock(mutex_);
-            start_.wait(lock, [&] { return stop_ || round_ != seen; });
-            if (stop_) return;
-            seen = round_;
+            ++asleep_;
+            start_.wait(lock, called);
+            --asleep_;
         }
-        drain();
-        std::lock_guard<std::mutex> lock(mutex_);
-        if (--busy_ == 0) done_.notify_one();
+        if (stop_) return;
+        seen = next_ >> ROUND;
+        drain(seen);
     }
 }
 
 void Threads::run(std::size_t iterations, const std::function<void(std::size_t)>& body) {
     std::unique_lock<std::mutex> turn(callers_, std::try_to_lock);
-    if (!turn.owns_lock()) {
+    if (!turn.owns_lock() || iterations >= LAST) {
         for (std::size_t i = 0; i < iterations; ++i) body(i);
         return;
     }
-    {
-        std::lock_guard<std::mutex> lock(mutex_);
-        body_ = &body;
-        iterations_ = iterations;
-        next_ = 0;
-        busy_ = workers_.size();
-        ++round_;
+    const u64 round = (next_ >> ROUND) + 1;
+    // Closes the loop before: nobody takes an iteration of that with what is said now.
+    next_ = ((round - 1) << ROUND) | LAST;
+    body_ = &body;
+    iterations_ = iterations;
+    left_ = iterations;
+    next_ = round << ROUND;
+    if (asleep_ > 0) {
+        { std::lock_guard<std::mutex> lock(mutex_); }
+        start_.notify_all();
     }
-    start_.notify_all();
-    drain();
-    std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [&] { return busy_ == 0; });
+    drain(round);
+    const auto done = [&] { return left_ == 0; };
+    if (!watch(done)) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        waiting_ = true;
+        finish_.wait(lock, done);
+        waiting_ = false;
+    }
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 }  // namespace pi

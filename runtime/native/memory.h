@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -62,7 +63,9 @@ class Memory {
     u64* data_ = nullptr;
 };
 
-// Runs the iterations of a loop on several threads. One loop at a time: a second caller works alone.
+// Runs the iterations of a loop on several threads. One loop at a time: a second caller works alone. Whoever is
+// free takes the next iteration, and the caller waits for iterations, not for threads: one that wakes up late
+// finds nothing to do. Threads watch for the next loop for a while before they sleep.
 class Threads {
   public:
     explicit Threads(int count);
@@ -81,18 +84,20 @@ class Threads {
   private:
     void run(std::size_t iterations, const std::function<void(std::size_t)>& body);
     void work();
-    void drain();
+    void drain(u64 round);
 
     std::vector<std::thread> workers_;
     std::mutex callers_;
     std::mutex mutex_;
-    std::condition_variable start_, done_;
-    const std::function<void(std::size_t)>* body_ = nullptr;
-    std::size_t iterations_ = 0;
-    std::atomic<std::size_t> next_{0};
-    std::size_t busy_ = 0;
-    u64 round_ = 0;
-    bool stop_ = false;
+    std::condition_variable start_, finish_;
+    // The number of the loop and of its next iteration. A thread that takes one by comparison and exchange knows
+    // that the loop is not over, so that what it read of the loop is valid.
+    std::atomic<u64> next_{0};
+    std::atomic<const std::function<void(std::size_t)>*> body_{nullptr};
+    std::atomic<u64> iterations_{0}, left_{0};
+    std::atomic<int> asleep_{0};
+    std::atomic<bool> waiting_{false}, stop_{false};
+    std::exception_ptr error_;  // the first, under mutex_
 };
 
 }  // namespace pi
