@@ -78,7 +78,8 @@ double Encoder::coefficients(const double* values, std::size_t period, double sc
             const double c = twist_re_[k * stride] * factor, s = twist_im_[k * stride] * factor;
             x[k] = std::rint(re[k] * c + im[k] * s);
             x[k + period] = std::rint(im[k] * c - re[k] * s);
-            most = std::fmax(most, std::fmax(std::fabs(x[k]), std::fabs(x[k + period])));
+            const double larger = std::max(std::fabs(x[k]), std::fabs(x[k + period]));
+            most = std::max(most, larger);
             numbers &= x[k] == x[k] && x[k + period] == x[k + period];
         }
         largest[p] = numbers ? most : HUGE_VAL;
