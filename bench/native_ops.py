@@ -6,8 +6,9 @@ takes for so many levels at the default precision of ten bits, and the scale tha
 security table (``passes/schedule.py``): at N = 2^13, 3 levels, digits of 3 primes, 2 special ones, scale
 2^29.1; at 2^14, 6 levels, 5, 4, 2^35.3; at 2^15, 13 levels, 7, 6, 2^39.5; 128 bits for both. OpenFHE has its
 own choice of digits, and the scale to the nearest bit. Calls of all sides take turns in batches, so that
-they see the same noise of the machine; the first call of a batch, which finds another side's data in the caches, is not counted;
-medians. Operands change from call to call: in a program every rotation reads another key.
+they see the same noise of the machine; the first call of a batch, which finds another side's data in the
+caches, is not counted; medians. Operands change from call to call: in a program every rotation reads
+another key.
 
 Rows are named ``rotate_n15_l13`` and so on: the fastest instruction set, one thread, against SEAL through
 TenSEAL. With ``_avx2`` and ``_portable`` that instruction set is forced. ``_two_threads`` compares with
