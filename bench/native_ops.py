@@ -1,10 +1,14 @@
 """Single operations of the native backend: against SEAL, against OpenFHE, on two threads, against the processor.
 
-Same ring degree, same number of primes in the chain, each with the key switching that suits it: SEAL
-one special prime and one prime a digit, native as many as ``DIGIT`` says (the security table holds for
-both), OpenFHE its own choice. Calls of all sides take turns in batches, so that they see the same noise
-of the machine; the first call of a batch, which finds another side's data in the caches, is not counted;
-medians. Operands change from call to call: in a program every rotation reads another key.
+Same ring degree, same number of primes in the chain, same scale, each with the key switching that suits
+it: SEAL one special prime and one prime a digit; native the digits and special primes that the planner
+takes for so many levels at the default precision of ten bits, and the scale that they leave under the
+security table (``passes/schedule.py``): at N = 2^13, 3 levels, digits of 3 primes, 2 special ones, scale
+2^29.1; at 2^14, 6 levels, 5, 4, 2^35.3; at 2^15, 13 levels, 7, 6, 2^39.5; 128 bits for both. OpenFHE has its
+own choice of digits, and the scale to the nearest bit. Calls of all sides take turns in batches, so that
+they see the same noise of the machine; the first call of a batch, which finds another side's data in the
+caches, is not counted; medians. Operands change from call to call: in a program every rotation reads
+another key.
 
 Rows are named ``rotate_n15_l13`` and so on: the fastest instruction set, one thread, against SEAL through
 TenSEAL. With ``_avx2`` and ``_portable`` that instruction set is forced. ``_two_threads`` compares with
@@ -15,8 +19,9 @@ an interpreter they are left out.
 ``ntt_n15`` and ``ntt_n16`` compare a transform with what the arithmetic ports allow. It has N/2 log2 N
 butterflies.
 
-    AVX-512-IFMA  A butterfly of eight pairs takes nine instructions: three 52-bit products, a mask, and
-                  five for sums and lazy reduction. Two 512-bit ports: 4.5 cycles for 8.
+    AVX-512-IFMA  A butterfly of eight pairs takes six instructions: three 52-bit products and three sums.
+                  Two 512-bit ports: 3 cycles for 8. (Reducing the results and the transpositions of the
+                  last six stages, which the bound leaves out, are another sixth.)
     AVX2          Six floating-point instructions for the product of four pairs and two for sums; every
                   three stages half of the values are centered by three: nine in all. Three ports: 3
                   cycles for 4.
@@ -48,29 +53,40 @@ import numpy as np
 import rows
 
 from pi_compiler.ir.params import Params, make_params
-from pi_compiler.passes.schedule import SPECIAL_BITS
+from pi_compiler.options import Options
+from pi_compiler.passes.compilation import Limits
+from pi_compiler.passes.schedule import HEADROOM_BITS, SPECIAL_BITS, candidates
 from pi_compiler.runtime.native import NativeBackend
 from pi_compiler.runtime.native._core import instruction_sets
 from pi_compiler.runtime.tenseal import TensealBackend
 
-DIGIT = {(13, 3): 2, (14, 6): 4, (15, 13): 7}
-"""Primes in a digit; as many special primes. Scales are the largest that the security table then allows, about."""
-LOG_SCALE = {13: 33, 14: 38, 15: 40, 16: 40}
+SHAPES = ((13, 3), (14, 6), (15, 13))
+"""log2 N and levels."""
 KEYS = 8
 BATCH = 5
 OPENFHE = "openfhe==1.6.1.0.22.4"
 WORKER = Path(__file__).parent / "openfhe_worker.py"
 # Cycles for one butterfly, see above.
-CYCLES = {"avx512ifma": 4.5 / 8, "avx2": 3 / 4, "portable": 3.0}
+CYCLES = {"avx512ifma": 3 / 8, "avx2": 3 / 4, "portable": 3.0}
 
 Timed: TypeAlias = Callable[[int], float]
 """Seconds of a call, by its number."""
 
 
-def parameters(log_n: int, level: int, digit: int) -> Params:
-    bits = LOG_SCALE[log_n]
-    special = bits + SPECIAL_BITS / digit
-    return make_params(log_n, level, bits, log_q0=bits + 4, log_special=special, specials=digit)
+def planned(log_n: int, level: int) -> Params:
+    """What the planner takes for so many levels on the native backend."""
+    can = NativeBackend.capabilities
+    bits = can.fast_prime_bits or can.max_prime_bits
+    limits = Limits(can.max_log_n, bits, can.specials, can.any_specials, can.fused)
+    return candidates(level, Options(log_n=log_n), limits)[0]
+
+
+def for_seal(params: Params) -> Params:
+    """The same chain and scale, with one special prime."""
+    bits = params.log_scale
+    return make_params(
+        params.log_n, params.max_level, bits, log_q0=bits + HEADROOM_BITS, log_special=bits + SPECIAL_BITS
+    )
 
 
 def timed(act: Callable[[int], object]) -> Timed:
@@ -119,11 +135,12 @@ def suffix(kernels: str) -> str:
 
 def against_seal(rounds: int) -> list[rows.Row]:
     found = []
-    for (log_n, level), digit in DIGIT.items():
-        sides = {"SEAL": cases(TensealBackend(), parameters(log_n, level, 1), level)}
+    for log_n, level in SHAPES:
+        params = planned(log_n, level)
+        sides = {"SEAL": cases(TensealBackend(), for_seal(params), level)}
         for kernels in instruction_sets():
             backend = NativeBackend(threads=1, kernels=kernels)
-            sides[kernels] = cases(backend, parameters(log_n, level, digit), level)
+            sides[kernels] = cases(backend, params, level)
         for op in sides["SEAL"]:
             ms = medians({name: calls[op] for name, calls in sides.items()}, rounds)
             for kernels in instruction_sets():
@@ -134,8 +151,8 @@ def against_seal(rounds: int) -> list[rows.Row]:
 
 def two_threads(rounds: int) -> list[rows.Row]:
     found = []
-    for log_n, level, digit in ((15, 13, 7), (16, 13, 7)):
-        params = parameters(log_n, level, digit)
+    for log_n, level in ((13, 3), (14, 6), (15, 13), (16, 13)):
+        params = planned(log_n, level)
         sides = {n: cases(NativeBackend(threads=n), params, level) for n in (1, 2)}
         for op in ("rotate", "mul_relinearize", "rescale", "encode"):
             ms = medians({str(n): calls[op] for n, calls in sides.items()}, rounds)
@@ -161,10 +178,10 @@ def interpreter(given: str | None) -> str | None:
 
 
 @contextmanager
-def worker(python: Path, log_n: int, level: int, threads: int) -> Iterator[Timed]:
+def worker(python: Path, params: Params, threads: int) -> Iterator[Timed]:
     """OpenFHE's rotations, each timed inside its own process."""
     process = subprocess.Popen(
-        [python, WORKER, str(log_n), str(level), str(LOG_SCALE[log_n])],
+        [python, WORKER, str(params.log_n), str(params.max_level), str(round(params.log_scale))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -197,11 +214,11 @@ def against_openfhe(rounds: int, given: str | None) -> list[rows.Row]:
         subprocess.run([base, "-m", "venv", folder], check=True)
         python = Path(folder) / "bin" / "python"
         subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", OPENFHE], check=True)
-        for (log_n, level), digit in DIGIT.items():
-            params = parameters(log_n, level, digit)
+        for log_n, level in SHAPES:
+            params = planned(log_n, level)
             for threads, ending in ((1, ""), (2, "_two_threads")):
                 ours = cases(NativeBackend(threads=threads), params, level)["rotate"]
-                with worker(python, log_n, level, threads) as theirs:
+                with worker(python, params, threads) as theirs:
                     ms = medians({"native": ours, "OpenFHE": theirs}, rounds)
                 name = f"rotate_n{log_n}_l{level}_openfhe{ending}"
                 peer = f"OpenFHE {OPENFHE.partition('==')[2]}, {threads} thread{'s' * (threads > 1)}"
@@ -246,7 +263,7 @@ def transforms(rounds: int) -> list[rows.Row]:
     for log_n in (13, 14, 15, 16):
         sides: dict[str, Timed] = {}
         for kernels in instruction_sets():
-            core = NativeBackend(threads=1, kernels=kernels)._ring(parameters(log_n, 3, 2), insecure=False).core
+            core = NativeBackend(threads=1, kernels=kernels)._ring(planned(log_n, 3), insecure=False).core
             # Four transforms a call, so that calling costs next to nothing.
             polys = core.empty(1, 3, False)
             sides[kernels] = timed(lambda _, core=core, polys=polys: core.ntt(polys))

@@ -28,6 +28,7 @@ struct Modulus {
     u64 one;      // floor(2^S / q)
     Factor word;  // 2^S mod q
     double inverse;
+    u64 ratio;    // floor(2^(S + bits) / q) - 2^S for q of so many bits
 };
 
 // y where the condition holds, else 0: without a branch, which random residues would mispredict.

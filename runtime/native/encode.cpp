@@ -1,5 +1,6 @@
 #include "encode.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -10,6 +11,8 @@ namespace {
 constexpr double PI = 3.14159265358979323846264338327950288;
 // Below this magnitude the vectorized conversion to residues is exact.
 constexpr double SMALL = 2251799813685248.0;  // 2^51
+// Complex values that stay in a first-level cache.
+constexpr std::size_t PART = 2048;
 }  // namespace
 
 Encoder::Encoder(const Ring& ring) : ring_(ring) {
@@ -30,46 +33,70 @@ Encoder::Encoder(const Ring& ring) : ring_(ring) {
     }
     for (int log_p = 0; log_p < ring.log_n; ++log_p) {
         const u64 order = u64{4} << log_p;
-        std::vector<u32> place(std::size_t{1} << log_p);
+        std::vector<u32> slots(std::size_t{1} << log_p);
         u64 power = 1;
-        for (u32& p : place) {
+        for (u32 j = 0; j < slots.size(); ++j) {
             const u64 root = power % 4 == 1 ? power : order - power;
-            p = reverse_bits(static_cast<unsigned>((root - 1) / 4), log_p);
+            slots[reverse_bits(static_cast<unsigned>((root - 1) / 4), log_p)] = j;
             power = 3 * power % order;
         }
-        place_.push_back(std::move(place));
+        slot_.push_back(std::move(slots));
     }
+}
+
+void Encoder::transform(double* re, double* im, std::size_t n, double sign) const {
+    const std::size_t part = n < PART ? n : PART, parts = n / part;
+    ring_.threads.loop(parts, [&](std::size_t p) {
+        ring_.k->fft(re + p * part, im + p * part, part, cosine_.data(), sine_.data(), sign);
+    });
+    for (std::size_t half = part; half < n; half *= 2)
+        ring_.threads.loop(parts / 2, [&](std::size_t p) {
+            const std::size_t at = p * part / half * 2 * half, from = p * part % half;
+            ring_.k->fft_part(re + at, im + at, half, from, from + part, cosine_.data(), sine_.data(), sign);
+        });
+}
+
+double Encoder::coefficients(const double* values, std::size_t period, double scale, double* x) const {
+    if (period == 1) {
+        x[0] = std::rint(values[0] * scale);
+        return std::fabs(x[0]);
+    }
+    double *re = x + 2 * period, *im = re + period;
+    const std::vector<u32>& slot = slot_[__builtin_ctzll(period)];
+    const std::size_t part = period < PART ? period : PART, parts = period / part, stride = ring_.n / 2 / period;
+    ring_.threads.loop(parts, [&](std::size_t p) {
+        for (std::size_t k = p * part; k < (p + 1) * part; ++k) re[k] = values[slot[k]];
+        std::memset(im + p * part, 0, part * sizeof(double));
+    });
+    transform(re, im, period, -1.0);
+    const double factor = scale / static_cast<double>(period);
+    std::vector<double> largest(parts);
+    ring_.threads.loop(parts, [&](std::size_t p) {
+        double most = 0;
+        bool numbers = true;  // a maximum passes over NaN
+        for (std::size_t k = p * part; k < (p + 1) * part; ++k) {
+            const double c = twist_re_[k * stride] * factor, s = twist_im_[k * stride] * factor;
+            x[k] = std::rint(re[k] * c + im[k] * s);
+            x[k + period] = std::rint(im[k] * c - re[k] * s);
+            const double larger = std::max(std::fabs(x[k]), std::fabs(x[k + period]));
+            most = std::max(most, larger);
+            numbers &= x[k] == x[k] && x[k + period] == x[k + period];
+        }
+        largest[p] = numbers ? most : HUGE_VAL;
+    });
+    return *std::max_element(largest.begin(), largest.end());
 }
 
 Plain Encoder::encode(const double* values, std::size_t period, double scale, int level, bool extended, bool late,
                       bool secret) const {
-    const int log_p = __builtin_ctzll(period);
     const std::size_t size = period == 1 ? 1 : 2 * period;
     Memory memory = ring_.take(4 * period);
     memory.secret = secret;
     double* x = reinterpret_cast<double*>(memory.data());
-    if (period == 1) {
-        x[0] = std::rint(values[0] * scale);
-    } else {
-        double *re = x + 2 * period, *im = re + period;
-        for (std::size_t j = 0; j < period; ++j) re[place_[log_p][j]] = values[j];
-        std::memset(im, 0, period * sizeof(double));
-        ring_.k->fft(re, im, period, cosine_.data(), sine_.data(), -1.0);
-        const double factor = scale / static_cast<double>(period);
-        const std::size_t stride = ring_.n / 2 / period;
-        for (std::size_t k = 0; k < period; ++k) {
-            const double c = twist_re_[k * stride] * factor, s = twist_im_[k * stride] * factor;
-            x[k] = std::rint(re[k] * c + im[k] * s);
-            x[k + period] = std::rint(im[k] * c - re[k] * s);
-        }
-    }
-    double largest = 0;
-    for (std::size_t k = 0; k < size; ++k) largest = std::fmax(largest, std::fabs(x[k]));
+    const double largest = coefficients(values, period, scale, x);
     double room = 0;
     for (int i = 0; i <= level; ++i) room += std::log2(static_cast<double>(ring_.primes[i]));
-    const double limit = std::exp2(std::fmin(room, 1000) - 1);
-    bool fit = true;  // false for NaN too, which the maximum passes over
-    for (std::size_t k = 0; k < size; ++k) fit &= std::fabs(x[k]) < limit;
+    const bool fit = largest < std::exp2(std::fmin(room, 1000) - 1);  // false for NaN too
     if (!fit) throw std::out_of_range("coefficients outgrow the modulus");
 
     Plain plain;
@@ -156,9 +183,9 @@ void Encoder::decode(const Polys& a, double* slots) const {
         re[to] = values[k] * c - values[k + half] * s;
         im[to] = values[k] * s + values[k + half] * c;
     }
-    ring_.k->fft(re, im, half, cosine_.data(), sine_.data(), 1.0);
-    const std::vector<u32>& place = place_[ring_.log_n - 1];
-    for (std::size_t j = 0; j < half; ++j) slots[j] = re[reverse_bits(place[j], ring_.log_n - 1)];
+    transform(re, im, half, 1.0);
+    const std::vector<u32>& slot = slot_[ring_.log_n - 1];
+    for (std::size_t k = 0; k < half; ++k) slots[slot[k]] = re[reverse_bits(static_cast<unsigned>(k), ring_.log_n - 1)];
 }
 
 }  // namespace pi

@@ -24,12 +24,17 @@ class Encoder {
     void decode(const Polys& a, double* slots) const;
 
   private:
+    // The transform of a polynomial's n complex values, input in bit-reversed order. The first stages part by part:
+    // a part stays in a first-level cache, and threads share them.
+    void transform(double* re, double* im, std::size_t n, double sign) const;
+    // Coefficients (2 period) of values, and the largest magnitude. x has room for 4 period.
+    double coefficients(const double* values, std::size_t period, double scale, double* x) const;
     void residues(u64* z, const double* x, std::size_t count, double largest, int prime) const;
 
     const Ring& ring_;
     std::vector<double> cosine_, sine_;              // per stage, see fft.h
     std::vector<double> twist_re_, twist_im_;        // exp(i pi k / N)
-    std::vector<std::vector<u32>> place_;            // [log2 period][slot]: where the transform wants it
+    std::vector<std::vector<u32>> slot_;             // [log2 period][place]: the slot that the transform wants there
 };
 
 }  // namespace pi

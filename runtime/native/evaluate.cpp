@@ -88,8 +88,7 @@ Polys rescale(const Ring& ring, const Polys& a) {
     each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
         u64* to = z.limb(p, i);
         convert(ring, sources[p], i, to);
-        ring.k->ntt(to, ring.n, ring.tables[i]);
-        ring.k->sub_scale(to, a.limb(p, i), to, nullptr, c.divide[i], nullptr, ring.n, ring.tables[i].m);
+        ring.k->sub_transformed(to, a.limb(p, i), to, nullptr, c.divide[i], nullptr, ring.n, ring.tables[i]);
     });
     return z;
 }

@@ -12,11 +12,13 @@ namespace pi {
 // Twiddle factors of one prime and one direction. Node 1 is the whole transform, nodes 2g and 2g+1
 // are the halves of node g, so a table serves every smaller transform too. For the last two stages
 // the vectorized transform wants the factors of eight neighboring groups of eight values side by
-// side: 8 factors, then their 8 quotients.
+// side: 8 factors, then their 8 quotients. Where kernels make a tail, that stands for the last three
+// stages of both directions: then there are nodes 1 .. n/8 - 1, and of the inverse 1 .. 63.
 struct Twiddles {
-    Factor* node;  // nodes 1 .. n-1
-    u64* pairs;    // of nodes 2g, 2g+1: 2 vectors of 16 words for each 8 nodes g
-    u64* quads;    // of nodes 4g ... 4g+3: 4 vectors of 16 words for each 8 nodes g
+    Factor* node;             // nodes 1 .. n-1
+    u64* pairs = nullptr;     // of nodes 2g, 2g+1: 2 vectors of 16 words for each 8 nodes g
+    u64* quads = nullptr;     // of nodes 4g ... 4g+3: 4 vectors of 16 words for each 8 nodes g
+    u64* tail = nullptr;
 };
 
 struct Table {
@@ -39,9 +41,10 @@ struct Kernels {
     // y has n >> log_repeat values, each standing for 2^log_repeat neighbors.
     void (*add_repeated)(u64* z, const u64* x, const u64* y, int log_repeat, std::size_t n, const Modulus& m);
     void (*neg)(u64* z, const u64* x, std::size_t n, const Modulus& m);
-    // z = (x - y) f, and plus a where a is not null; where `from` is not null, permuted into another place.
-    void (*sub_scale)(u64* z, const u64* x, const u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
-                      const Modulus& m);
+    // z = (x - y) f for the transform of y, whose memory is used up, and plus a where a is not null; where `from`
+    // is not null, permuted into another place (where it is null, z may be y).
+    void (*sub_transformed)(u64* z, const u64* x, u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
+                            const Table& t);
     // z += x f.
     void (*add_scaled)(u64* z, const u64* x, Factor f, std::size_t n, const Modulus& m);
     // z = x y + a.
@@ -52,7 +55,8 @@ struct Kernels {
     // z0 = sum f_k x0_k and z1 = sum f_k x1_k; f_k is repeated like y above. With `into`, added to z.
     void (*dot)(u64* z0, u64* z1, const u64* const* f, const int* log_repeat, const u64* const* x0,
                 const u64* const* x1, std::size_t terms, std::size_t n, const Modulus& m, bool into);
-    // z = sum y_k c_k - v d for values y_k of other primes below max_prime_bits.
+    // z = sum y_k c_k - v d for values y_k of other primes below max_prime_bits; as a transform takes it, which
+    // may not be reduced.
     void (*convert)(u64* z, const u64* const* y, const u64* c, std::size_t terms, const u64* v, u64 minus_d,
                     std::size_t n, const Modulus& m);
     // v = nearest integer to sum y_k / q_k.
@@ -60,18 +64,23 @@ struct Kernels {
     // Signed integers, as doubles below 2^51 in magnitude, to residues.
     void (*lift)(u64* z, const double* x, std::size_t n, const Modulus& m);
     // Value i is the one at from[i]: an automorphism's table, which moves blocks of eight values whole and the
-    // same way inside all of a block.
+    // same way inside all of a block. Behind it is, for each block, where it goes.
     void (*permute)(u64* z, const u64* x, const u32* from, std::size_t n);
     // z += x permuted.
     void (*add_permuted)(u64* z, const u64* x, const u32* from, std::size_t n, const Modulus& m);
     // Complex transform sum_k x_k exp(sign 2 pi i t k / n), input in bit-reversed order.
     void (*fft)(double* re, double* im, std::size_t n, const double* cosine, const double* sine, double sign);
+    // Some butterflies of one of its stages.
+    void (*fft_part)(double* re, double* im, std::size_t half, std::size_t from, std::size_t to, const double* cosine,
+                     const double* sine, double sign);
     // Whether every value is below q.
     bool (*reduced)(const u64* x, std::size_t n, const Modulus& m);
     // `convert` to several primes, which read each y once for four of them; null: one after the other.
     void (*convert_many)(u64* const* z, std::size_t targets, const u64* const* y, const u64* const* c,
                          std::size_t terms, const u64* v, const u64* minus_d, std::size_t n,
                          const Modulus* const* m) = nullptr;
+    // Writes 7 n / 4 words from all nodes of the forward direction; where that is not null, n is 1024 at least.
+    void (*make_tail)(u64* tail, const Factor* node, std::size_t n, const Modulus& m) = nullptr;
     // A twiddle factor in the form that ntt and intt read; null where that is a Factor.
     Factor (*twiddle)(u64 w, const Modulus& m) = nullptr;
 };

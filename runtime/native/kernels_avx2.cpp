@@ -74,8 +74,10 @@ void neg(u64* z, const u64* x, std::size_t n, const Modulus& m) {
     for (std::size_t i = 0; i < n; i += 4) store(z + i, lift(_mm256_sub_epi64(_mm256_setzero_si256(), load(x + i)), q));
 }
 
-void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
-               const Modulus& m) {
+void sub_transformed(u64* z, const u64* x, u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
+                     const Table& t) {
+    ntt(y, n, t);
+    const Modulus& m = t.m;
     const Prime p(m);
     const Pair w = pair(f.w, m);
     const V q = set(m.q);
@@ -182,6 +184,11 @@ void fft(double* re, double* im, std::size_t n, const double* cosine, const doub
     fft_stages(re, im, n, cosine, sine, sign);
 }
 
+void fft_part(double* re, double* im, std::size_t half, std::size_t from, std::size_t to, const double* cosine,
+              const double* sine, double sign) {
+    fft_butterflies(re, im, half, from, to, cosine, sine, sign);
+}
+
 bool reduced(const u64* x, std::size_t n, const Modulus& m) {
     const V top = set(u64{1} << 63), largest = set((m.q - 1) ^ (u64{1} << 63));
     V bad = _mm256_setzero_si256();
@@ -194,7 +201,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 constexpr Kernels table() {
     Kernels k = {
         "avx2",     52,         50,      ntt,    intt, add,     sub,       add_repeated, neg,
-        sub_scale,  add_scaled, mul_add, tensor, dot,  convert, quotients, lift,         permute, add_permuted, fft, reduced,
+        sub_transformed, add_scaled, mul_add, tensor, dot,  convert, quotients, lift,         permute, add_permuted, fft, fft_part, reduced,
     };
     k.twiddle = twiddle;
     return k;

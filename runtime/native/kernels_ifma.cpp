@@ -1,9 +1,4 @@
 // The inner loops with AVX-512 and its 52-bit products (IFMA), for primes below 2^50.
-//
-// A transform goes depth first through the tree of halves, eight (at first two or four) parts at a
-// time in registers, so that data pass through memory once in three stages, and from 4096 values
-// on stay in the first-level cache. The last six stages of 64 values are one visit: three between
-// registers, a transposition, three more.
 #include "kernels.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -51,16 +46,24 @@ struct Pair {
 INLINE Pair pair(Factor f) { return {set(f.w), set(f.shoup)}; }
 INLINE Pair pair(const u64* p) { return {load(p), load(p + 8)}; }
 
+// What takes a value below q to 52 bits.
+inline int shift_of(u64 q) { return S - (64 - __builtin_clzll(q)); }
+
 // Constants of one prime in registers.
 struct Prime {
-    V q, q2, minus_q, mask, zero;
+    u64 prime;
+    V q, q2, minus_q, mask, zero, one, ratio, shift;
 
-    INLINE explicit Prime(u64 prime)
-        : q(set(prime)),
-          q2(set(2 * prime)),
-          minus_q(set((u64{1} << S) - prime)),
+    INLINE explicit Prime(const Modulus& m)
+        : prime(m.q),
+          q(set(m.q)),
+          q2(set(2 * m.q)),
+          minus_q(set((u64{1} << S) - m.q)),
           mask(set((u64{1} << S) - 1)),
-          zero(_mm512_setzero_si512()) {}
+          zero(_mm512_setzero_si512()),
+          one(set(m.one)),
+          ratio(set(m.ratio)),
+          shift(set(static_cast<u64>(shift_of(m.q)))) {}
 
     // x f mod q in [0, 2q), for any x below 2^52.
     INLINE V mul(V x, Pair f) const {
@@ -78,193 +81,35 @@ struct Wide {
 
     INLINE explicit Wide(const Modulus& m) : word(pair(m.word)), one(set(m.one)) {}
 
-    // In [0, 4q). Products take the low 52 bits of their factors; modulo 2^52 the sums are exact.
+    // In [0, 4q), modulo 2^52. Products take the low 52 bits of their factors; modulo 2^52 the sums are exact.
     INLINE V lazy(V lo, V hi, const Prime& p) const {
         hi = _mm512_add_epi64(hi, _mm512_srli_epi64(lo, S));
         V quotient = high(high(p.zero, hi, word.shoup), lo, one);
-        return _mm512_and_si512(low(low(lo, hi, word.w), quotient, p.minus_q), p.mask);
+        return low(low(lo, hi, word.w), quotient, p.minus_q);
     }
-    INLINE V reduce(V lo, V hi, const Prime& p) const { return p.full(lazy(lo, hi, p)); }
+    INLINE V reduce(V lo, V hi, const Prime& p) const { return p.full(_mm512_and_si512(lazy(lo, hi, p), p.mask)); }
 };
 
-// ---- Transform ----
+// Eight values of an automorphism, which come from one block of eight.
+class Moved {
+  public:
+    INLINE Moved(const u32* from, std::size_t i)
+        : lane_(_mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i)))) {}
+    INLINE static std::size_t block(const u32* from, std::size_t i) { return from[i] & ~u32{7}; }
+    // Permutations read the low three bits of an index.
+    INLINE V of(V x) const { return _mm512_permutexvar_epi64(lane_, x); }
 
-INLINE void forward(V& x, V& y, Pair w, const Prime& p) {
-    V u = once(x, p.q2), v = p.mul(y, w);
-    x = _mm512_add_epi64(u, v);
-    y = _mm512_add_epi64(_mm512_sub_epi64(u, v), p.q2);
-}
+  private:
+    V lane_;
+};
 
-INLINE void backward(V& x, V& y, Pair w, const Prime& p) {
-    V u = _mm512_add_epi64(x, y), v = _mm512_add_epi64(_mm512_sub_epi64(x, y), p.q2);
-    x = once(u, p.q2);
-    y = p.mul(v, w);
-}
+}  // namespace
+}  // namespace pi
 
-// Three stages on eight registers; w has the factors of nodes g, 2g, 2g+1, 4g ... 4g+3.
-INLINE void forward8(V* x, const Pair* w, const Prime& p) {
-    for (int j = 0; j < 4; ++j) forward(x[j], x[j + 4], w[0], p);
-    for (int h = 0; h < 2; ++h)
-        for (int j = 0; j < 2; ++j) forward(x[4 * h + j], x[4 * h + j + 2], w[1 + h], p);
-    for (int j = 0; j < 4; ++j) forward(x[2 * j], x[2 * j + 1], w[3 + j], p);
-}
+#include "ifma_ntt.h"
 
-INLINE void backward8(V* x, const Pair* w, const Prime& p) {
-    for (int j = 0; j < 4; ++j) backward(x[2 * j], x[2 * j + 1], w[3 + j], p);
-    for (int h = 0; h < 2; ++h)
-        for (int j = 0; j < 2; ++j) backward(x[4 * h + j], x[4 * h + j + 2], w[1 + h], p);
-    for (int j = 0; j < 4; ++j) backward(x[j], x[j + 4], w[0], p);
-}
-
-INLINE void factors8(Pair* w, const Factor* node, std::size_t g) {
-    w[0] = pair(node[g]);
-    for (int j = 0; j < 2; ++j) w[1 + j] = pair(node[2 * g + j]);
-    for (int j = 0; j < 4; ++j) w[3 + j] = pair(node[4 * g + j]);
-}
-
-// Factors of the last three stages of the eight groups from node g on (a multiple of 8).
-INLINE void factors_last(Pair* w, const Twiddles& t, std::size_t g) {
-    alignas(64) u64 first[16];
-    for (int j = 0; j < 8; ++j) {
-        first[j] = t.node[g + j].w;
-        first[8 + j] = t.node[g + j].shoup;
-    }
-    w[0] = pair(first);
-    for (int j = 0; j < 2; ++j) w[1 + j] = pair(t.pairs + 4 * g + 16 * j);
-    for (int j = 0; j < 4; ++j) w[3 + j] = pair(t.quads + 8 * g + 16 * j);
-}
-
-INLINE void transpose8(V* x) {
-    V a[8], b[8];
-    for (int j = 0; j < 4; ++j) {
-        a[2 * j] = _mm512_unpacklo_epi64(x[2 * j], x[2 * j + 1]);
-        a[2 * j + 1] = _mm512_unpackhi_epi64(x[2 * j], x[2 * j + 1]);
-    }
-    for (int h = 0; h < 2; ++h)
-        for (int j = 0; j < 2; ++j) {
-            b[4 * h + j] = _mm512_shuffle_i64x2(a[4 * h + j], a[4 * h + j + 2], 0x88);
-            b[4 * h + j + 2] = _mm512_shuffle_i64x2(a[4 * h + j], a[4 * h + j + 2], 0xdd);
-        }
-    for (int j = 0; j < 4; ++j) {
-        x[j] = _mm512_shuffle_i64x2(b[j], b[j + 4], 0x88);
-        x[j + 4] = _mm512_shuffle_i64x2(b[j], b[j + 4], 0xdd);
-    }
-}
-
-// How many parts a node of so many values is split into: eight, but the rest at the largest.
-INLINE int radix(std::size_t n) {
-    int stages = __builtin_ctzll(n) - 6;
-    return stages % 3 == 0 ? 8 : stages % 3 == 1 ? 2 : 4;
-}
-
-template <int R>
-void forward_pass(u64* x, std::size_t n, std::size_t g, const Factor* node, const Prime& p) {
-    const std::size_t part = n / R;
-    Pair w[7];
-    w[0] = pair(node[g]);
-    if (R >= 4) w[1] = pair(node[2 * g]), w[2] = pair(node[2 * g + 1]);
-    if (R == 8) factors8(w, node, g);
-    for (std::size_t j = 0; j < part; j += 8) {
-        V v[R];
-        for (int k = 0; k < R; ++k) v[k] = load(x + k * part + j);
-        if constexpr (R == 8) {
-            forward8(v, w, p);
-        } else if constexpr (R == 4) {
-            forward(v[0], v[2], w[0], p), forward(v[1], v[3], w[0], p);
-            forward(v[0], v[1], w[1], p), forward(v[2], v[3], w[2], p);
-        } else {
-            forward(v[0], v[1], w[0], p);
-        }
-        for (int k = 0; k < R; ++k) store(x + k * part + j, v[k]);
-    }
-}
-
-// With `last`, values are multiplied by a factor and reduced.
-template <int R, bool last>
-void backward_pass(u64* x, std::size_t n, std::size_t g, const Factor* node, const Prime& p, Factor scale) {
-    const std::size_t part = n / R;
-    Pair w[7];
-    w[0] = pair(node[g]);
-    if (R >= 4) w[1] = pair(node[2 * g]), w[2] = pair(node[2 * g + 1]);
-    if (R == 8) factors8(w, node, g);
-    const Pair f = pair(scale);
-    for (std::size_t j = 0; j < part; j += 8) {
-        V v[R];
-        for (int k = 0; k < R; ++k) v[k] = load(x + k * part + j);
-        if constexpr (R == 8) {
-            backward8(v, w, p);
-        } else if constexpr (R == 4) {
-            backward(v[0], v[1], w[1], p), backward(v[2], v[3], w[2], p);
-            backward(v[0], v[2], w[0], p), backward(v[1], v[3], w[0], p);
-        } else {
-            backward(v[0], v[1], w[0], p);
-        }
-        for (int k = 0; k < R; ++k) store(x + k * part + j, last ? once(p.mul(v[k], f), p.q) : v[k]);
-    }
-}
-
-INLINE void forward_leaf(u64* x, std::size_t g, const Twiddles& t, const Prime& p) {
-    V v[8];
-    Pair w[7];
-    factors8(w, t.node, g);
-    for (int k = 0; k < 8; ++k) v[k] = load(x + 8 * k);
-    forward8(v, w, p);
-    transpose8(v);
-    factors_last(w, t, 8 * g);
-    forward8(v, w, p);
-    transpose8(v);
-    for (int k = 0; k < 8; ++k) store(x + 8 * k, p.full(v[k]));
-}
-
-INLINE void backward_leaf(u64* z, const u64* x, std::size_t g, const Twiddles& t, const Prime& p) {
-    V v[8];
-    Pair w[7];
-    for (int k = 0; k < 8; ++k) v[k] = load(x + 8 * k);
-    transpose8(v);
-    factors_last(w, t, 8 * g);
-    backward8(v, w, p);
-    transpose8(v);
-    factors8(w, t.node, g);
-    backward8(v, w, p);
-    for (int k = 0; k < 8; ++k) store(z + 8 * k, v[k]);
-}
-
-void forward_node(u64* x, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p) {
-    if (n == 64) return forward_leaf(x, g, t, p);
-    const int r = radix(n);
-    if (r == 8)
-        forward_pass<8>(x, n, g, t.node, p);
-    else if (r == 4)
-        forward_pass<4>(x, n, g, t.node, p);
-    else
-        forward_pass<2>(x, n, g, t.node, p);
-    for (int k = 0; k < r; ++k) forward_node(x + k * (n / r), n / r, r * g + k, t, p);
-}
-
-template <bool last>
-void backward_node(u64* z, const u64* x, std::size_t n, std::size_t g, const Twiddles& t, const Prime& p,
-                   Factor scale) {
-    if (n == 64) return backward_leaf(z, x, g, t, p);
-    const int r = radix(n);
-    const std::size_t part = n / r;
-    for (int k = 0; k < r; ++k) backward_node<false>(z + k * part, x + k * part, part, r * g + k, t, p, scale);
-    if (r == 8)
-        backward_pass<8, last>(z, n, g, t.node, p, scale);
-    else if (r == 4)
-        backward_pass<4, last>(z, n, g, t.node, p, scale);
-    else
-        backward_pass<2, last>(z, n, g, t.node, p, scale);
-}
-
-void ntt(u64* x, std::size_t n, const Table& t) {
-    if (n <= 64) return scalar_ntt<S>(x, n, t);
-    forward_node(x, n, 1, t.forward, Prime(t.m.q));
-}
-
-void intt(u64* z, const u64* x, std::size_t n, const Table& t, Factor scale) {
-    if (n <= 64) return scalar_intt<S>(z, x, n, t, scale);
-    backward_node<true>(z, x, n, 1, t.inverse, Prime(t.m.q), scale);
-}
+namespace pi {
+namespace {
 
 // ---- Pointwise ----
 
@@ -285,19 +130,6 @@ class Repeated {
     int r_;
     V pick_;
     __mmask8 some_;
-};
-
-// Eight values of an automorphism, which come from one block of eight.
-class Moved {
-  public:
-    INLINE Moved(const u32* from, std::size_t i)
-        : lane_(_mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i)))) {}
-    INLINE static std::size_t block(const u32* from, std::size_t i) { return from[i] & ~u32{7}; }
-    // Permutations read the low three bits of an index.
-    INLINE V of(V x) const { return _mm512_permutexvar_epi64(lane_, x); }
-
-  private:
-    V lane_;
 };
 
 void add(u64* z, const u64* x, const u64* y, std::size_t n, const Modulus& m) {
@@ -327,27 +159,15 @@ void neg(u64* z, const u64* x, std::size_t n, const Modulus& m) {
     }
 }
 
-void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
-               const Modulus& m) {
-    const Prime p(m.q);
-    const Pair w = pair(f);
-    for (std::size_t i = 0; i < n; i += 8) {
-        const std::size_t at = from ? Moved::block(from, i) : i;
-        V v = once(p.mul(_mm512_sub_epi64(_mm512_add_epi64(load(x + at), p.q), load(y + at)), w), p.q);
-        if (a) v = once(_mm512_add_epi64(v, load(a + at)), p.q);
-        store(z + i, from ? Moved(from, i).of(v) : v);
-    }
-}
-
 void add_scaled(u64* z, const u64* x, Factor f, std::size_t n, const Modulus& m) {
-    const Prime p(m.q);
+    const Prime p(m);
     const Pair w = pair(f);
     for (std::size_t i = 0; i < n; i += 8)
         store(z + i, p.full(_mm512_add_epi64(load(z + i), p.mul(load(x + i), w))));
 }
 
 void mul_add(u64* z, const u64* x, const u64* y, const u64* a, std::size_t n, const Modulus& m) {
-    const Prime p(m.q);
+    const Prime p(m);
     const Wide wide(m);
     for (std::size_t i = 0; i < n; i += 8) {
         V u = load(x + i), v = load(y + i);
@@ -357,7 +177,7 @@ void mul_add(u64* z, const u64* x, const u64* y, const u64* a, std::size_t n, co
 
 void tensor(u64* z0, u64* z1, u64* z2, const u64* x0, const u64* x1, const u64* y0, const u64* y1, std::size_t n,
             const Modulus& m) {
-    const Prime p(m.q);
+    const Prime p(m);
     const Wide wide(m);
     for (std::size_t i = 0; i < n; i += 8) {
         V a0 = load(x0 + i), a1 = load(x1 + i), b0 = load(y0 + i), b1 = load(y1 + i);
@@ -369,7 +189,7 @@ void tensor(u64* z0, u64* z1, u64* z2, const u64* x0, const u64* x1, const u64* 
 
 void dot(u64* z0, u64* z1, const u64* const* f, const int* r, const u64* const* x0, const u64* const* x1,
          std::size_t terms, std::size_t n, const Modulus& m, bool into) {
-    const Prime p(m.q);
+    const Prime p(m);
     const Wide wide(m);
     for (std::size_t start = 0; start < terms; start += CHUNK) {
         const std::size_t end = start + CHUNK < terms ? start + CHUNK : terms;
@@ -391,7 +211,7 @@ void dot(u64* z0, u64* z1, const u64* const* f, const int* r, const u64* const* 
 
 void convert(u64* z, const u64* const* y, const u64* c, std::size_t terms, const u64* v, u64 minus_d, std::size_t n,
              const Modulus& m) {
-    const Prime p(m.q);
+    const Prime p(m);
     const Wide wide(m);
     const V d = set(minus_d);
     for (std::size_t i = 0; i < n; i += 8) {
@@ -404,7 +224,7 @@ void convert(u64* z, const u64* const* y, const u64* c, std::size_t terms, const
                 a = low(a, x, w), b = high(b, x, w);
             }
         }
-        store(z + i, wide.reduce(a, b, p));
+        store(z + i, wide.lazy(a, b, p));
     }
 }
 
@@ -418,7 +238,7 @@ void convert_some(u64* const* z, const u64* const* y, const u64* const* c, std::
         for (std::size_t start = 0; start < terms; start += CHUNK - 1) {
             const std::size_t end = start + CHUNK - 1 < terms ? start + CHUNK - 1 : terms;
             if (start > 0)
-                for (int t = 0; t < T; ++t) a[t] = Wide(*m[t]).reduce(a[t], b[t], Prime(m[t]->q)), b[t] = zero;
+                for (int t = 0; t < T; ++t) a[t] = Wide(*m[t]).reduce(a[t], b[t], Prime(*m[t])), b[t] = zero;
             for (std::size_t j = start; j < end; ++j) {
                 const V x = load(y[j] + i);
                 for (int t = 0; t < T; ++t) {
@@ -427,7 +247,7 @@ void convert_some(u64* const* z, const u64* const* y, const u64* const* c, std::
                 }
             }
         }
-        for (int t = 0; t < T; ++t) store(z[t] + i, Wide(*m[t]).reduce(a[t], b[t], Prime(m[t]->q)));
+        for (int t = 0; t < T; ++t) store(z[t] + i, Wide(*m[t]).lazy(a[t], b[t], Prime(*m[t])));
     }
 }
 
@@ -457,7 +277,7 @@ void lift(u64* z, const double* x, std::size_t n, const Modulus& m) {
         }
         return;
     }
-    const Prime p(m.q);
+    const Prime p(m);
     const Pair one{set(1), set(m.one)};
     for (std::size_t i = 0; i < n; i += 8) {
         V s = _mm512_cvttpd_epi64(_mm512_loadu_pd(x + i));
@@ -483,6 +303,11 @@ void fft(double* re, double* im, std::size_t n, const double* cosine, const doub
     fft_stages(re, im, n, cosine, sine, sign);
 }
 
+void fft_part(double* re, double* im, std::size_t half, std::size_t from, std::size_t to, const double* cosine,
+              const double* sine, double sign) {
+    fft_butterflies(re, im, half, from, to, cosine, sine, sign);
+}
+
 bool reduced(const u64* x, std::size_t n, const Modulus& m) {
     const V q = set(m.q);
     __mmask8 bad = 0;
@@ -492,12 +317,13 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 
 constexpr Kernels IFMA = {
     "avx512ifma", S,          50,     ntt,     intt,      add,  sub,     add_repeated, neg,
-    sub_scale,    add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, add_permuted, fft, reduced,
+    sub_transformed, add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, add_permuted, fft, fft_part, reduced,
 };
 
 // Constant, so that nothing of this file runs where the processor cannot.
 constexpr Kernels with_optional(Kernels k) {
     k.convert_many = convert_many;
+    k.make_tail = make_tail;
     return k;
 }
 

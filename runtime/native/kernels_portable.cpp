@@ -35,8 +35,10 @@ void neg(u64* z, const u64* x, std::size_t n, const Modulus& m) {
     for (std::size_t i = 0; i < n; ++i) z[i] = where(x[i] != 0, m.q - x[i]);
 }
 
-void sub_scale(u64* z, const u64* x, const u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
-               const Modulus& m) {
+void sub_transformed(u64* z, const u64* x, u64* y, const u64* a, Factor f, const u32* from, std::size_t n,
+                     const Table& t) {
+    scalar_ntt<S>(y, n, t);
+    const Modulus& m = t.m;
     for (std::size_t i = 0; i < n; ++i) {
         const std::size_t at = from ? from[i] : i;
         u64 v = reduce_once(mul_lazy<S>(x[at] + m.q - y[at], f, m.q), m.q);
@@ -127,6 +129,11 @@ void fft(double* re, double* im, std::size_t n, const double* cosine, const doub
     fft_stages(re, im, n, cosine, sine, sign);
 }
 
+void fft_part(double* re, double* im, std::size_t half, std::size_t from, std::size_t to, const double* cosine,
+              const double* sine, double sign) {
+    fft_butterflies(re, im, half, from, to, cosine, sine, sign);
+}
+
 bool reduced(const u64* x, std::size_t n, const Modulus& m) {
     bool all = true;
     for (std::size_t i = 0; i < n; ++i) all &= x[i] < m.q;
@@ -135,7 +142,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 
 const Kernels PORTABLE = {
     "portable", S,      60,     scalar_ntt<S>, scalar_intt<S>, add,  sub,     add_repeated, neg,
-    sub_scale,  add_scaled, mul_add, tensor, dot, convert,       quotients,      lift, permute, add_permuted, fft, reduced,
+    sub_transformed, add_scaled, mul_add, tensor, dot, convert,       quotients,      lift, permute, add_permuted, fft, fft_part, reduced,
 };
 
 }  // namespace

@@ -6,7 +6,7 @@ namespace {
 constexpr std::size_t PARTS = 8;     // of a limb, that threads share
 constexpr std::size_t BLOCK = 1024;  // values of all limbs of a source that stay in cache
 // Words of sources that stay in a core's second-level cache beside the limbs that are made of them.
-constexpr std::size_t CACHED = std::size_t{1} << 17;
+constexpr std::size_t CACHED = std::size_t{1} << 16;
 
 // One block of a source to all its targets.
 void convert_block(const Ring& ring, const Source& s, int source, const std::vector<Target>& targets, std::size_t at) {

@@ -3,17 +3,22 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "arith.h"
 
 namespace pi {
 
+// Blocks cut from chunks of memory on large pages. Blocks given back are the first taken again: they may still be
+// in a cache. Before another chunk is asked for, neighbors among them are joined.
 class Pool {
   public:
     ~Pool();
@@ -22,8 +27,16 @@ class Pool {
     void give(u64* block, std::size_t capacity);
 
   private:
+    u64* cut(std::size_t words);
+    void join_recent();
+    void free_up(u64* at, std::size_t words);
+    void give_up_chunks();
+
     std::mutex mutex_;
-    std::multimap<std::size_t, u64*> free_;
+    std::multimap<std::size_t, u64*> recent_;        // as they were given
+    std::map<u64*, std::size_t> gaps_;               // what else is free
+    std::set<std::pair<std::size_t, u64*>> by_size_;  // the same
+    std::map<u64*, std::size_t> chunks_;
     std::size_t held_ = 0;
 };
 
@@ -50,7 +63,9 @@ class Memory {
     u64* data_ = nullptr;
 };
 
-// Runs the iterations of a loop on several threads. One loop at a time: a second caller works alone.
+// Runs the iterations of a loop on several threads. One loop at a time: a second caller works alone. Whoever is
+// free takes the next iteration, and the caller waits for iterations, not for threads: one that wakes up late
+// finds nothing to do. Threads watch for the next loop for a while before they sleep.
 class Threads {
   public:
     explicit Threads(int count);
@@ -69,18 +84,20 @@ class Threads {
   private:
     void run(std::size_t iterations, const std::function<void(std::size_t)>& body);
     void work();
-    void drain();
+    void drain(u64 round);
 
     std::vector<std::thread> workers_;
     std::mutex callers_;
     std::mutex mutex_;
-    std::condition_variable start_, done_;
-    const std::function<void(std::size_t)>* body_ = nullptr;
-    std::size_t iterations_ = 0;
-    std::atomic<std::size_t> next_{0};
-    std::size_t busy_ = 0;
-    u64 round_ = 0;
-    bool stop_ = false;
+    std::condition_variable start_, finish_;
+    // The number of the loop and of its next iteration. A thread that takes one by comparison and exchange knows
+    // that the loop is not over, so that what it read of the loop is valid.
+    std::atomic<u64> next_{0};
+    std::atomic<const std::function<void(std::size_t)>*> body_{nullptr};
+    std::atomic<u64> iterations_{0}, left_{0};
+    std::atomic<int> asleep_{0};
+    std::atomic<bool> waiting_{false}, stop_{false};
+    std::exception_ptr error_;  // the first, under mutex_
 };
 
 }  // namespace pi

@@ -123,9 +123,8 @@ Polys divide_special_and_last(const Ring& ring, const Polys& a) {
         for (int i = 0; i < z.limbs; ++i) targets.push_back({p, i, rounded.limb(p, i)});
     convert(ring, sources, targets);
     each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
-        u64* at = rounded.limb(p, i);
-        ring.k->ntt(at, ring.n, ring.tables[i]);
-        ring.k->sub_scale(z.limb(p, i), a.limb(p, i), at, nullptr, c.divide[i], nullptr, ring.n, ring.tables[i].m);
+        ring.k->sub_transformed(z.limb(p, i), a.limb(p, i), rounded.limb(p, i), nullptr, c.divide[i], nullptr, ring.n,
+                                ring.tables[i]);
     });
     return z;
 }

@@ -1,5 +1,6 @@
 #include "ring.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -71,9 +72,34 @@ void Ring::make_table(int prime) {
     const u64 q = primes[prime];
     Table& t = tables[prime];
     const u128 word = static_cast<u128>(1) << k->word;
-    t.m = {q, static_cast<u64>(word / q), factor(static_cast<u64>(word % q), prime), 1.0 / static_cast<double>(q)};
+    const int bits = 64 - __builtin_clzll(q);
+    t.m = {q,
+           static_cast<u64>(word / q),
+           factor(static_cast<u64>(word % q), prime),
+           1.0 / static_cast<double>(q),
+           static_cast<u64>((word << bits) / q - word)};
     n_inverse_[prime] = factor(inverse_mod(n % q, q), prime);
     const u64 root = smallest_root(q, n);
+    std::vector<Factor> forward(n), inverse(n);
+    for (auto* nodes : {&forward, &inverse}) {
+        const u64 base = nodes == &inverse ? inverse_mod(root, q) : root;
+        u64 power = 1;
+        for (std::size_t i = 0; i < n; ++i, power = mul_mod(power, base, q))
+            (*nodes)[reverse_bits(static_cast<unsigned>(i), log_n)] =
+                k->twiddle ? k->twiddle(power, t.m) : factor(power, prime);
+    }
+    if (k->make_tail) {
+        const std::size_t kept = n / 8, few = 64;
+        held_[prime] = take(2 * kept + 2 * few + 7 * n / 4);
+        u64* at = held_[prime].data();
+        t.forward.tail = at;
+        k->make_tail(at, forward.data(), n, t.m);
+        t.forward.node = reinterpret_cast<Factor*>(at + 7 * n / 4);
+        t.inverse.node = t.forward.node + kept;
+        std::copy_n(forward.begin(), kept, t.forward.node);
+        std::copy_n(inverse.begin(), few, t.inverse.node);
+        return;
+    }
     const std::size_t words = 2 * n + n + 2 * n;  // nodes, pairs, quads
     held_[prime] = take(2 * words);
     u64* at = held_[prime].data();
@@ -82,11 +108,7 @@ void Ring::make_table(int prime) {
         w.node = reinterpret_cast<Factor*>(at);
         w.pairs = at + 2 * n;
         w.quads = w.pairs + n;
-        const u64 base = direction ? inverse_mod(root, q) : root;
-        u64 power = 1;
-        for (std::size_t i = 0; i < n; ++i, power = mul_mod(power, base, q))
-            w.node[reverse_bits(static_cast<unsigned>(i), log_n)] =
-                k->twiddle ? k->twiddle(power, t.m) : factor(power, prime);
+        std::copy_n((direction ? inverse : forward).begin(), n, w.node);
         for (std::size_t g = 0; g < n / 4; ++g) {
             const std::size_t block = g / 8 * 8, lane = g % 8;
             for (std::size_t j = 0; j < 4; ++j) {
@@ -139,12 +161,13 @@ Polys Ring::polys(int count, int level, bool extended) const {
 }
 
 std::vector<u32> Ring::automorphism(u64 galois) const {
-    std::vector<u32> from(n);
+    std::vector<u32> from(n + n / 8);
     const u64 mask = 2 * n - 1;
     for (std::size_t i = 0; i < n; ++i) {
         const u64 power = 2 * reverse_bits(static_cast<unsigned>(i), log_n) + 1;
         from[i] = reverse_bits(static_cast<unsigned>(((power * galois) & mask) >> 1), log_n);
     }
+    for (std::size_t i = 0; i < n; i += 8) from[n + from[i] / 8] = static_cast<u32>(i);
     return from;
 }
 

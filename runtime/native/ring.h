@@ -83,7 +83,8 @@ class Ring {
         const u64 minus = special_.minus_d[prime];
         return factor(minus ? primes[prime] - minus : 0, prime);
     }
-    // Where the automorphism X -> X^galois takes its values from, in transformed order.
+    // Where the automorphism X -> X^galois takes its values from, in transformed order, and behind that where
+    // each block of eight goes.
     std::vector<u32> automorphism(u64 galois) const;
 
   private:

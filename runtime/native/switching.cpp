@@ -87,8 +87,7 @@ void Division::limb(int poly, int i, const u64* values, const u64* more, const u
                     u64* scratch) const {
     u64* at = together_ ? rounded_.limb(poly, i) : scratch;
     if (!together_) convert(ring_, sources_[poly], i, at);
-    ring_.k->ntt(at, ring_.n, ring_.tables[i]);
-    ring_.k->sub_scale(to, values, at, more, ring_.special().divide[i], from, ring_.n, ring_.tables[i].m);
+    ring_.k->sub_transformed(to, values, at, more, ring_.special().divide[i], from, ring_.n, ring_.tables[i]);
 }
 
 namespace {
