@@ -223,11 +223,11 @@ def bootstrapped(stages: Stages, options: Options, limits: Limits) -> tuple[Stag
     least = max(depth_of(s) for s in stages.stages)
     best: tuple[float, Stages, list[Params]] | None = None
     for usable in USABLE:
-        params = candidates(usable + BOOTSTRAP_LEVELS, options, limits)
+        params = candidates(usable + 1 + BOOTSTRAP_LEVELS, options, limits)
         if usable < least or not params:
             continue
         made = refreshed(stages, usable)
-        seconds = bootstraps(made.stages) * Prices(params[0].log_n, {}).bootstrap(usable)
+        seconds = bootstraps(made.stages) * Prices(params[0].log_n, {}).bootstrap(usable + 1)
         if best is None or seconds < best[0]:
             best = seconds, made, params
     return (stages, []) if best is None else best[1:]
