@@ -6,6 +6,7 @@ table, and, where more than one ring degree is possible, chosen by predicted sec
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from pi_compiler.kernels.algebra import Constant, Cost, Value
 from pi_compiler.kernels.circuit import depth_of, evaluate, levels_of
 from pi_compiler.options import Options
 from pi_compiler.passes.compilation import Compilation, Limits
-from pi_compiler.passes.fold import folded
+from pi_compiler.passes.fold import folded, has_streams
 from pi_compiler.passes.pack import NoLayout, pack_stages
 from pi_compiler.passes.refresh import BOOTSTRAP_LEVELS, USABLE, bootstraps, refreshed
 
@@ -113,6 +114,11 @@ class Plan:
         """Predicted seconds of evaluation, encryption and decryption left out."""
         return sum(self.cost.seconds.values())
 
+    @property
+    def whole(self) -> float:
+        """The same with the estimate for bootstraps, if there are any."""
+        return self.seconds + sum(self.cost.estimated.values())
+
 
 def price(circuit: Circuit, params: Params, levels: Sequence[int], prices: Prices) -> Cost:
     """The circuit's cost: its kernels read with ``Cost``."""
@@ -177,6 +183,10 @@ def schedule(c: Compilation) -> Compilation:
         if not any(isinstance(s, Contract | Reduce) for s in stages.stages):
             raise
         best = plan_stages(folded(c, direct=False), options, c.limits, c.costs)
+    if has_streams(c):
+        with contextlib.suppress(BudgetError):
+            other = plan_stages(folded(c, streams=True), options, c.limits, c.costs)
+            best = min(best, other, key=lambda p: p.whole)
     circuit = best.circuit
     return replace(c, stages=circuit.stages, circuit=circuit, params=best.params, levels=best.levels, cost=best.cost)
 
