@@ -2,12 +2,13 @@
 
     python bench/forms.py --folder DIR [--epochs 40] [--seed 0]
 
-DIR holds ``digits_vit-SEED-plain.onnx``, which ``bench/digits_vit.py`` writes; records of finished forms are kept there
-and not made again. One kind is varied at a time, the two others being those of the encrypted network (Power-Softmax with
-p = 2, BatchNorm, x²); each network is trained after each exchange, taught by the plain one. ``untrained`` is what the
-compiler makes of the network before its last exchange, by options alone (``--softmax``, ``--activation``): accuracy of
-the polynomial network. Accuracies are of the test split, read once per network. Costs are those of plans: CKKS for the
-native backend, MPC for CrypTen with a dealer in a local network. Writes ``results/forms.json``; twenty minutes a seed.
+DIR holds ``digits_vit-SEED-plain.onnx``, which ``bench/digits_vit.py`` writes; records of finished forms are kept
+there and not made again. One kind is varied at a time, the two others being those of the encrypted network
+(Power-Softmax with p = 2, BatchNorm, x²); each network is trained after each exchange, taught by the plain one.
+``untrained`` is what the compiler makes of the network before its last exchange, by options alone (``--softmax``,
+``--activation``): accuracy of the polynomial network. Accuracies are of the test split, read once per network. Costs are
+those of plans: CKKS for the native backend, MPC for CrypTen with a dealer in a local network. Writes
+``results/forms.json``; twenty minutes a seed.
 """
 
 from __future__ import annotations
