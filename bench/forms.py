@@ -6,7 +6,7 @@ DIR holds ``digits_vit-SEED-plain.onnx``, which ``bench/digits_vit.py`` writes; 
 there and not made again. One kind is varied at a time, the two others being those of the encrypted network
 (Power-Softmax with p = 2, BatchNorm, x²); each network is trained after each exchange, taught by the plain one.
 ``untrained`` is what the compiler makes of the network before its last exchange, by options alone (``--softmax``,
-``--activation``): accuracy of the polynomial network. Accuracies are of the test split, read once per network. Costs are
+``--activation``): accuracy of the polynomial network. Accuracies are of the test split, read once each. Costs are
 those of plans: CKKS for the native backend, MPC for CrypTen with a dealer in a local network. Writes
 ``results/forms.json``; twenty minutes a seed.
 """
