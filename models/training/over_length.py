@@ -37,7 +37,7 @@ class OverLength(Form):
         mask = optional_array(node, "mask")
         self.register_buffer("mask", None if mask is None else tensor(mask), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *places: torch.Tensor) -> torch.Tensor:
         length = x.shape[self.axis]
         match self.function:
             case "relu":
@@ -48,7 +48,11 @@ class OverLength(Form):
                 y = x.square() / length
             case "linear":
                 y = x / length
-        return y if self.mask is None else y * self.mask
+        y = y if self.mask is None else y * self.mask
+        for shown in places:
+            # (n, ...) with fewer axes than the weights: the new ones come behind the samples.
+            y = y * shown.reshape(len(shown), *(1,) * (y.dim() - shown.dim()), *shown.shape[1:])
+        return y
 
     def write(self, x: Node, node: Node) -> Node:
         return forms.over_length(x, node, self.function)
