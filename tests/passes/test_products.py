@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from pi_compiler.kernels.algebra import Numbers
 from pi_compiler.kernels.contract import contract
 from pi_compiler.kernels.summing import contracted
 from pi_compiler.options import Options
+from pi_compiler.passes.approximate import approximate
+from pi_compiler.passes.calibrate import calibrate
 from pi_compiler.passes.fold import folded, has_streams
 from pi_compiler.passes.spaces import meeting_layouts, spaces
 from pi_compiler.pipelines import CKKS, run
@@ -243,3 +246,18 @@ def test_a_residual_sum_between_products_may_have_a_stage_of_its_own() -> None:
     assert "residual0" in behind
     found, exact = (x.evaluate({"x": inputs[:3]})["y"] for x in (streamed, plain))
     np.testing.assert_allclose(found, exact, atol=1e-9)
+
+
+def test_a_variance_outside_its_certified_band_is_named() -> None:
+    """What replaced layers before it yield may leave the band that calibration of the original gave."""
+    c, _ = prepare(normalization(), samples(), Options(backend="clear"))
+    c = run(c, CKKS, stop_after="calibrate")
+    (inverse,) = (n for n in c.graph.nodes() if n.op == "InverseSqrt")
+    low, high = np.asarray(inverse.attrs["interval"])
+    narrow = replace(inverse, attrs={**inverse.attrs, "interval": (low + 0.9 * (high - low), high)})
+    c = replace(c, graph=c.graph.rewrite({inverse: narrow}))
+    c = calibrate(replace(c, ranges=None))
+    with pytest.raises(
+        CalibrationError, match=r"InverseSqrt(.|\n)*drive its operand to(.|\n)*outside of the certified"
+    ):
+        approximate(c)
