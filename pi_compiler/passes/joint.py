@@ -99,7 +99,8 @@ class JointFolder(Folder):
         terms = x.inputs[0]
         factor /= terms.size / x.size if x.op == "ReduceMean" else 1.0
         self.rotated.add(id(x))
-        self.want(terms, 1.0 / factor)
+        if "full" not in node.attrs:
+            self.want(terms, 1.0 / factor)
 
     def want(self, node: Node, gain: float) -> None:
         """Note a gain for a value, and for what it is a power of."""
