@@ -12,7 +12,7 @@ SPU := spu==0.9.5
 NATIVE := $(wildcard runtime/native/*.cpp runtime/native/*.h)
 # Workers that benches start, and benches that take hours or 14 GB, are not among those that `make bench` runs.
 WORKERS := bench/crypten_stock.py bench/namespaces.py
-LONG := bench/relu_budget.py bench/digits_budgets.py bench/fairness.py bench/fairness_adult.py bench/mpc_kill.py bench/resnet20.py bench/spu_networks.py bench/digits_vit.py bench/mnist_vit.py bench/text_classifier.py bench/text_variants.py
+LONG := bench/relu_budget.py bench/digits_budgets.py bench/fairness.py bench/fairness_adult.py bench/mpc_kill.py bench/resnet20.py bench/spu_networks.py bench/digits_vit.py bench/mnist_vit.py bench/text_classifier.py bench/text_variants.py bench/export_bert.py bench/bert.py bench/forms.py
 BENCHES := $(filter-out $(WORKERS) $(LONG),$(shell grep -l __main__ bench/*.py))
 
 .PHONY: help demo test test-all lint check wheel sanitize bench clean

@@ -140,7 +140,15 @@ def compile(
     calibration: Annotated[
         str, typer.Option("--calibration", metavar="DATA", help=".npz with x, .npy, or NAME:SPLIT of a known data set.")
     ],
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the compiled model.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Folder for the compiled model.")
+    ] = None,
+    plan_only: Annotated[
+        bool,
+        typer.Option(
+            "--plan-only", help="Print the plan and write nothing; bootstraps are counted where depth asks for them."
+        ),
+    ] = False,
     activation: Annotated[
         list[str] | None,
         typer.Option(
@@ -247,10 +255,17 @@ def compile(
         wrap_budget=wrap_budget,
         stochastic_bits=stochastic_bits,
         embedding=embedding,
+        bootstraps=plan_only,
     )
     refuse_foreign(
         target,
-        ckks={"--emit-onnx": emit_onnx, "--log-n": log_n, "--log-scale": log_scale, "--costs": costs},
+        ckks={
+            "--emit-onnx": emit_onnx,
+            "--log-n": log_n,
+            "--log-scale": log_scale,
+            "--costs": costs,
+            "--plan-only": plan_only,
+        },
         mpc={
             "--protocol": protocol,
             "--network": network,
@@ -262,13 +277,27 @@ def compile(
     printer = Printer(known_passes(print_after, target), typer.echo)
     refuse_test_split(calibration)
     check_outputs(json, emit_onnx)
+    if plan_only and (output is not None or emit_onnx is not None):
+        raise bad_use(ParameterError("--plan-only writes no model: it takes neither --output nor --emit-onnx"))
+    table = load_costs(chosen_backend(backend), costs) if costs is not None else None
+    if plan_only:
+        samples, _ = read_samples(calibration)
+        with progress() as ticking:
+            watching: list[Observer] = [Ticker(ticking), printer]
+            planned = api.plan(
+                model, calibration=samples, options=options, input_shapes=shapes, costs=table, observers=watching
+            )
+        write_report(json, planned)
+        show(explain_view(planned))
+        return
+    if output is None:
+        raise bad_use(ParameterError("compile needs a place for the model", hint="--output DIR, or --plan-only"))
     check_place(output)
     if target == "mpc":
         from pi_compiler import cli_mpc
 
         cli_mpc.compile_secure(model, calibration, output, options, shapes, printer, dump_dir, json)
         return
-    table = load_costs(chosen_backend(backend), costs) if costs is not None else None
     samples, _ = read_samples(calibration)
     dumper = Dumper(dump_dir) if dump_dir is not None else None
     with progress() as report:

@@ -35,6 +35,7 @@ from pi_compiler.models.training.engine import Epoch, Hooks, Settings, fit
 from pi_compiler.models.training.entropy import Entropy
 from pi_compiler.models.training.graph_module import GraphModule
 from pi_compiler.models.training.imitation import Imitation
+from pi_compiler.models.training.over_length import OVER_LENGTH, OverLength
 from pi_compiler.models.training.ranges import Pillar
 from pi_compiler.models.training.steps import Activation, Replacement, horner, numbers
 from pi_compiler.ops.op import same
@@ -65,6 +66,7 @@ ATTENTION: Final[Mapping[str, Callable[[Node], Form | None]]] = MappingProxyType
         "power6": lambda node: PowerWeights(node, 6),
         "2quad": TwoQuad,
         "quadratic": QuadraticWeights,
+        **{name: partial(OverLength, function=name) for name in OVER_LENGTH},
     }
 )
 """Weights of attention by name."""

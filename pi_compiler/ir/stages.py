@@ -134,7 +134,7 @@ class Iterated:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refresh:
-    """The same value at the highest level again: a bootstrap. No backend has it; plans count and price it.
+    """The same value at the highest level again, and zero elsewhere: a bootstrap. No backend has it; plans count it.
 
     Attributes:
         source: number of the operand.

@@ -51,8 +51,8 @@ def levels_of(stages: Stages) -> tuple[int, ...]:
     for number in reversed(range(len(stages.stages))):
         stage = stages.stages[number]
         for source in sources_of(stage):
-            # A bootstrap takes what has no level left.
-            needed = 0 if isinstance(stage, Refresh) else levels[number] + depth_of(stage)
+            # A bootstrap takes the last level, for the product that leaves nothing in slots without an element.
+            needed = 1 if isinstance(stage, Refresh) else levels[number] + depth_of(stage)
             levels[source] = max(levels[source], needed)
     return tuple(levels)
 
@@ -96,14 +96,19 @@ def evaluate(
             case Reduce():
                 values.append(reduce(alg, values[stage.source], circuit.sums[number], level))
             case Refresh():
-                refreshed = [alg.bootstrap(alg.drop_level(v, 0), stage.level) for v in values[stage.source]]
-                values.append([alg.drop_level(v, level) for v in refreshed])
+                values.append([alg.drop_level(_refreshed(alg, v, stage.level), level) for v in values[stage.source]])
             case Iterated():
                 values.append([formula(alg, v, stage.plan, level) for v in values[stage.source]])
             case Polynomial():
                 plan = make_plan(stage.poly)
                 values.append([polynomial(alg, v, plan, level) for v in values[stage.source]])
     return values
+
+
+def _refreshed(alg: Algebra, value: Value, level: int) -> Value:
+    """Cleared and bootstrapped, as Orion does it (Ebel et al., ASPLOS 2025)."""
+    low = alg.drop_level(value, 1)
+    return alg.bootstrap(alg.rescale(alg.mul_plain(low, 1.0, float(alg.primes[1]))), level)
 
 
 def _product(alg: Algebra, a: Value, b: Value, level: int) -> Value:

@@ -76,7 +76,7 @@ def normalize_square(x: Node, node: Node, shift: float, rounds: int) -> Node:
     """
     narrow = affine(x, 2.0**-rounds, -shift * 2.0**-rounds, node.origin)
     powered = activation("Exp", narrow, f"{node.origin}/exp")
-    weights = _shares(_open(powered, node), node, 0.0, whole=rounds > 0)
+    weights = _shares(_open(powered, node), node, 0.0, whole=True, full=True)
     length = float(node.shape[integer(node, "axis")])
     for turn in range(1, rounds + 1):
         squares = same(weights, "Square", f"{node.origin}/square{turn}")
@@ -108,7 +108,14 @@ def _open(x: Node, node: Node) -> Node:
 
 
 def _shares(
-    powered: Node, node: Node, eps: float, *, whole: bool = False, suffix: str = "", bounds: Bounds | None = None
+    powered: Node,
+    node: Node,
+    eps: float,
+    *,
+    whole: bool = False,
+    full: bool = False,
+    suffix: str = "",
+    bounds: Bounds | None = None,
 ) -> Node:
     """Divided by the mean plus eps, and by the length unless it is to stay ``whole``.
 
@@ -117,6 +124,7 @@ def _shares(
         node: the softmax.
         eps: added to the mean.
         whole: whether weights have the mean 1 instead of the sum 1.
+        full: whether what is divided keeps its full size in slots, because it is squared later; that takes a level.
         suffix: of layer names.
         bounds: what the mean lies between whatever the data.
     """
@@ -125,8 +133,8 @@ def _shares(
     mean_name, name = f"{node.origin}/mean{suffix}", f"{node.origin}/inverse{suffix}"
     mean = Node("ReduceMean", (powered,), shape, {"axes": (axis,), "keepdims": 1}, mean_name)
     inverse = activation("Reciprocal", affine(mean, 1.0, eps, mean_name), name)
-    if bounds is not None:
-        inverse = replace(inverse, attrs={**inverse.attrs, "bounds": bounds})
+    told = ({} if bounds is None else {"bounds": bounds}) | ({"full": 1} if full else {})
+    inverse = replace(inverse, attrs={**inverse.attrs, **told})
     share = inverse if whole else affine(inverse, 1.0 / node.shape[axis], 0.0, name)
     return multiply(powered, expand(share, node.shape, node.origin), node.origin)
 

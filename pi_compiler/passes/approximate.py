@@ -20,7 +20,7 @@ from pi_compiler.approx.formula import reads_once
 from pi_compiler.approx.poly import Fit, Formula, Poly
 from pi_compiler.approx.targets import Target, custom, target
 from pi_compiler.errors import CalibrationError, InternalError, ParameterError
-from pi_compiler.ir.graph import FloatArray, Graph, Node
+from pi_compiler.ir.graph import Attr, FloatArray, Graph, Node
 from pi_compiler.ops import OPS
 from pi_compiler.options import Activation, Options
 from pi_compiler.passes.calibrate import TOO_LARGE, observe, samples_of
@@ -246,7 +246,7 @@ def _inverse(
         fit = _fit(goal, domain, density, wanted, tolerance, seen.held_out)
     if not isinstance(fit.approx, Formula) or not reads_once(fit.approx):
         return Choice(fit, lambda x: expand(fit.approx, x, node))
-    attrs = {"approx": fit.approx}
+    attrs: dict[str, Attr] = {"approx": fit.approx, **{k: v for k, v in node.attrs.items() if k == "full"}}
     return Choice(fit, lambda x: Node("Approximant", (x,), node.shape, attrs, node.origin))
 
 

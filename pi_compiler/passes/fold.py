@@ -20,7 +20,7 @@ from pi_compiler.ir.stages import (
 )
 from pi_compiler.passes.compilation import Compilation
 from pi_compiler.passes.folder import Folder
-from pi_compiler.passes.joint import JointFolder, has_axes
+from pi_compiler.passes.joint import JointFolder, has_axes, streams_of
 
 
 def fold(c: Compilation) -> Compilation:
@@ -28,17 +28,27 @@ def fold(c: Compilation) -> Compilation:
     return replace(c, stages=folded(c))
 
 
-def folded(c: Compilation, *, direct: bool = True) -> Stages:
+def folded(c: Compilation, *, direct: bool = True, streams: bool = False) -> Stages:
     """The stages of a replaced graph.
 
     Args:
         c: what approximate left.
         direct: let products of two values meet where they are, and sum by rotations where that may do; if not,
             every second operand and every sum gets an affine map of its own, which always has a layout.
+        streams: give residual sums that attention reads a stage of their own: one level, and maps behind it have one
+            source of the stream's size instead of all that was added up to it.
     """
     graph, ranges = c.require(c.replaced, "fold", "approximate"), c.require(c.ranges, "fold", "calibrate")
-    folder = JointFolder(graph, ranges, direct=direct) if has_axes(graph) else Folder(graph, ranges)
+    if has_axes(graph):
+        folder: Folder = JointFolder(graph, ranges, direct=direct, streams=streams)
+    else:
+        folder = Folder(graph, ranges)
     return prune(Stages(tuple(folder.stages), folder.outputs))
+
+
+def has_streams(c: Compilation) -> bool:
+    """Whether there are residual sums for ``folded(streams=True)``."""
+    return bool(streams_of(c.require(c.replaced, "fold", "approximate")))
 
 
 def prune(stages: Stages) -> Stages:

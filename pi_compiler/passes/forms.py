@@ -49,7 +49,7 @@ def forms(c: Compilation) -> Compilation:
         joint = [n for n in softmaxes if not _on_shares(c.options.softmax_of(n.origin))]
     else:
         joint = [n for n in c.graph.nodes() if n.op in ("InnerSoftmax", "LayerNorm")]
-    if not joint and (c.options.target == "mpc" or not any(_divisor(n) is not None for n in c.graph.nodes())):
+    if not joint and not any(_divisor(n) is not None for n in c.graph.nodes()):
         return c
     check_samples(c.graph, c.calibration)
     samples, kept = samples_of(c.calibration)

@@ -34,6 +34,33 @@ def has_axes(graph: Graph) -> bool:
     return any(n.op in ("Dot", "Approximant") for n in graph.nodes())
 
 
+def streams_of(graph: Graph) -> frozenset[int]:
+    """The last sums, behind a product of matrices, that both operands of a next product are linear in."""
+    order = list(graph.nodes())
+    behind: set[int] = set()
+    for node in order:
+        if any(i.op == "Dot" or id(i) in behind for i in node.inputs):
+            behind.add(id(node))
+    feeds: dict[int, set[tuple[int, int]]] = {id(n): set() for n in order}
+    found: set[int] = set()
+    leads: set[int] = set()
+    for node in reversed(order):
+        # Operands of products that a node leads to by linear steps alone, both of one product for a stream.
+        sides = feeds[id(node)]
+        both = any((number, 1 - side) in sides for number, side in sides)
+        if node.op == "Add" and id(node) in behind and both and id(node) not in leads:
+            found.add(id(node))
+            leads.update(id(i) for i in node.inputs)
+        for side, operand in enumerate(node.inputs):
+            if node.op == "Dot":
+                feeds[id(operand)].add((id(node), side))
+            elif OPS[node.op].kind == "linear":
+                feeds[id(operand)] |= sides
+                if id(node) in leads:
+                    leads.add(id(operand))
+    return frozenset(found)
+
+
 class JointFolder(Folder):
     """See the module's text.
 
@@ -41,10 +68,12 @@ class JointFolder(Folder):
         graph: with polynomial activations.
         ranges: of all its values.
         direct: see ``fold.folded``.
+        streams: see ``fold.folded``.
     """
 
-    def __init__(self, graph: Graph, ranges: Ranges, *, direct: bool) -> None:
+    def __init__(self, graph: Graph, ranges: Ranges, *, direct: bool, streams: bool = False) -> None:
         self.direct = direct
+        self.streams = streams_of(graph) if streams else frozenset()
         self.wanted: dict[int, float] = {}
         self.rotated: set[int] = set()
         self.promised: set[int] = set()
@@ -70,7 +99,8 @@ class JointFolder(Folder):
         terms = x.inputs[0]
         factor /= terms.size / x.size if x.op == "ReduceMean" else 1.0
         self.rotated.add(id(x))
-        self.want(terms, 1.0 / factor)
+        if "full" not in node.attrs:
+            self.want(terms, 1.0 / factor)
 
     def want(self, node: Node, gain: float) -> None:
         """Note a gain for a value, and for what it is a power of."""
@@ -98,7 +128,11 @@ class JointFolder(Folder):
                 return found
         if (x := centered(node)) is not None:
             return self.without_mean(node, x)
-        return super().node(node)
+        expr = super().node(node)
+        if id(node) in self.streams and len(expr.terms) > 1:
+            gain = power_gain(self.ranges.of(node).magnitude)
+            return self.atom(self.materialize(expr.scaled(1.0 / gain), node.shape, node.origin)).scaled(gain)
+        return expr
 
     def without_mean(self, node: Node, x: Node) -> Expr:
         """A value less its mean, as one map of what the value is made of: no more nonzeros than a dense layer's."""

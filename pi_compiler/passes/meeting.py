@@ -31,7 +31,7 @@ class Meetings:
         for number, stage in enumerate(self.stages):
             if isinstance(stage, Contract):
                 root = self.root(stage.right)
-                if root > stage.left and isinstance(self.stages[root], Affine):
+                if root > self.root(stage.left) and isinstance(self.stages[root], Affine):
                     self.follows.setdefault(root, number)
 
     def __bool__(self) -> bool:
@@ -88,7 +88,7 @@ class Meetings:
         product = self.stages[self.follows[number]]
         if not isinstance(product, Contract):
             return []
-        anchor = placed[product.left]
+        anchor = placed.get(product.left) or placed[self.root(product.left)]
         around = extended(product, anchor, self.slots)
         choices = [*([around] if around is not None else []), *spaces(product, "", self.slots)]
         layouts = meeting_layouts(product, 1, self.stages[number].shape, choices, self.slots)

@@ -100,8 +100,8 @@ class _Packer:
                 options = [(replace(state.placed[stage.source]), 0.0)]
             case Refresh():
                 source = state.placed[stage.source]
-                # What is refreshed has to be in [-1, 1], junk too.
-                options = [(source, self.prices.bootstrap(stage.level) * source.layout.ciphertexts)] * source.tame
+                clear = replace(source, layout=replace(source.layout, zero=True), tame=True)
+                options = [(clear, self.prices.bootstrap(stage.level) * source.layout.ciphertexts)]
             case Polynomial():
                 source = state.placed[stage.source]
                 # A polynomial of high degree may carry wild junk out of every bound; its own p(0) is tame.

@@ -32,6 +32,7 @@ def refreshed(stages: Stages, usable: int) -> Stages:
     found: list[Stage] = []
     left: list[int] = []
     now: dict[int, int] = {}
+    readers = stages.consumers()
 
     def push(stage: Stage, level: int) -> int:
         found.append(stage)
@@ -42,10 +43,16 @@ def refreshed(stages: Stages, usable: int) -> Stages:
         depth = depth_of(stage)
         if depth > usable:
             raise BudgetError(f"layer {stage.origin!r} takes {depth} levels at once, a bootstrap leaves {usable}")
+        # A map's operand is refreshed rather than its result: several maps often read one value.
+        after = (
+            max((depth_of(stages.stages[r]) for r in readers[number]), default=0) if isinstance(stage, Affine) else 0
+        )
+        needed = min(depth + after, usable)
         for source in sources_of(stage):
-            if left[now[source]] < depth:
+            if left[now[source]] < needed:
                 before = found[now[source]]
-                now[source] = push(Refresh(now[source], usable, before.shape, before.origin), usable)
+                # One level more: the next refresh takes it.
+                now[source] = push(Refresh(now[source], usable + 1, before.shape, before.origin), usable)
         sources = [now[s] for s in sources_of(stage)]
         level = min((left[s] for s in sources), default=usable) - depth
         now[number] = push(_reading(stage, sources), level)

@@ -6,6 +6,7 @@ table, and, where more than one ring degree is possible, chosen by predicted sec
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from pi_compiler.kernels.algebra import Constant, Cost, Value
 from pi_compiler.kernels.circuit import depth_of, evaluate, levels_of
 from pi_compiler.options import Options
 from pi_compiler.passes.compilation import Compilation, Limits
-from pi_compiler.passes.fold import folded
+from pi_compiler.passes.fold import folded, has_streams
 from pi_compiler.passes.pack import NoLayout, pack_stages
 from pi_compiler.passes.refresh import BOOTSTRAP_LEVELS, USABLE, bootstraps, refreshed
 
@@ -113,6 +114,11 @@ class Plan:
         """Predicted seconds of evaluation, encryption and decryption left out."""
         return sum(self.cost.seconds.values())
 
+    @property
+    def whole(self) -> float:
+        """The same with the estimate for bootstraps, if there are any."""
+        return self.seconds + sum(self.cost.estimated.values())
+
 
 def price(circuit: Circuit, params: Params, levels: Sequence[int], prices: Prices) -> Cost:
     """The circuit's cost: its kernels read with ``Cost``."""
@@ -177,6 +183,10 @@ def schedule(c: Compilation) -> Compilation:
         if not any(isinstance(s, Contract | Reduce) for s in stages.stages):
             raise
         best = plan_stages(folded(c, direct=False), options, c.limits, c.costs)
+    if has_streams(c):
+        with contextlib.suppress(BudgetError):
+            other = plan_stages(folded(c, streams=True), options, c.limits, c.costs)
+            best = min(best, other, key=lambda p: p.whole)
     circuit = best.circuit
     return replace(c, stages=circuit.stages, circuit=circuit, params=best.params, levels=best.levels, cost=best.cost)
 
@@ -223,11 +233,11 @@ def bootstrapped(stages: Stages, options: Options, limits: Limits) -> tuple[Stag
     least = max(depth_of(s) for s in stages.stages)
     best: tuple[float, Stages, list[Params]] | None = None
     for usable in USABLE:
-        params = candidates(usable + BOOTSTRAP_LEVELS, options, limits)
+        params = candidates(usable + 1 + BOOTSTRAP_LEVELS, options, limits)
         if usable < least or not params:
             continue
         made = refreshed(stages, usable)
-        seconds = bootstraps(made.stages) * Prices(params[0].log_n, {}).bootstrap(usable)
+        seconds = bootstraps(made.stages) * Prices(params[0].log_n, {}).bootstrap(usable + 1)
         if best is None or seconds < best[0]:
             best = seconds, made, params
     return (stages, []) if best is None else best[1:]

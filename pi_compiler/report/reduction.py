@@ -19,7 +19,8 @@ from pi_compiler.report.figures import (
     drawn,
     kept_figure,
 )
-from pi_compiler.report.page import Part, Picture, render
+from pi_compiler.report.forms import forms_section
+from pi_compiler.report.page import Part, Picture, Section, render
 from pi_compiler.report.points import Point, points, to_json
 from pi_compiler.report.records import Reduction, read_reduction
 from pi_compiler.report.sections import (
@@ -81,7 +82,7 @@ def _part(r: Reduction, anchor: str, prefix: str) -> tuple[Part, dict[str, bytes
         name: Picture.of(drawn(figure, "svg"), caption, figure.get_size_inches()[0] * _REM_PER_INCH)
         for name, (figure, caption) in drawings.items()
     }
-    sections = (
+    sections: tuple[Section, ...] = (
         accuracy_section(r, found, [pictures["accuracy"]]),
         costs_section(r, found, [pictures["costs"]] if "costs" in pictures else []),
         kept_section([p for name, p in pictures.items() if name.startswith("kept")]),
@@ -89,6 +90,8 @@ def _part(r: Reduction, anchor: str, prefix: str) -> tuple[Part, dict[str, bytes
         classes_section(r, found, [pictures["classes"]]),
         repeat_section(r),
     )
+    forms = forms_section(r)
+    sections = sections if forms is None else (*sections[:1], forms, *sections[1:])
     every = [p for ps in found.values() for p in ps]
     part = Part(anchor, f"{r.model} on {r.quoted}", tuple(_lead(r, found)), cards(r, every), sections)
     return part, {f"{prefix}{name}.png": drawn(figure, "png") for name, (figure, _) in drawings.items()}

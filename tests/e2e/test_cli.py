@@ -413,3 +413,23 @@ def test_a_reader_that_leaves_early_is_no_fault(folder: Path) -> None:
     )
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_a_plan_alone_writes_nothing(cli: Cli, small_onnx: Path, samples: Path, tmp_path: Path) -> None:
+    report = tmp_path / "plan.json"
+    found = cli("compile", small_onnx, "--calibration", samples, "--plan-only", "--json", report)
+    assert found.code == 0, found.err
+    assert "levels" in found.out
+    planned = json.loads(report.read_text())
+    assert planned["bootstraps"] == 0
+    assert planned["predicted_seconds"] > 0
+    assert [p.name for p in tmp_path.iterdir() if p.name not in (small_onnx.name, samples.name)] == ["plan.json"]
+
+
+def test_a_model_needs_a_place_and_a_plan_takes_none(cli: Cli, small_onnx: Path, samples: Path, tmp_path: Path) -> None:
+    nowhere = cli("compile", small_onnx, "--calibration", samples)
+    assert nowhere.code == 2
+    assert "--output" in nowhere.err
+    both = cli("compile", small_onnx, "--calibration", samples, "--plan-only", "--output", tmp_path / "m")
+    assert both.code == 2
+    assert "--plan-only" in both.err

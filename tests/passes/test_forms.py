@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pi_compiler.api import compile_secure
 from pi_compiler.errors import CalibrationError, ParameterError
 from pi_compiler.importer import import_model
 from pi_compiler.ops.evaluate import evaluate
@@ -140,3 +141,22 @@ def test_scores_under_an_unknown_mask_are_refused_by_name():
     samples[..., 4:] = -1e9
     with pytest.raises(CalibrationError, match=r"'weights': scores reach -1e\+09, needed: above -1000"):
         forms.forms(compilation(model("Softmax"), samples))
+
+
+def test_on_shares_a_divisor_keeps_its_certified_interval_too():
+    """Power-Softmax that was trained in arrives spelled out; widened on both sides its divisor would reach zero."""
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["p"], "power"),
+        helper.make_node("ReduceMean", ["p"], ["m"], "mean", axes=[-1]),
+        helper.make_node("Add", ["m", "e"], ["d"], "epsilon"),
+        helper.make_node("Div", ["p", "d"], ["y"], "divide"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 6, 6))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "power", [x], [y], [numpy_helper.from_array(np.float32(1e-2), "e")])
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    samples = np.random.default_rng(4).normal(size=(40, 1, 6, 6)) * np.geomspace(0.05, 1.5, 6)[:, None]
+    secure = compile_secure(source, calibration=samples, options=Options(target="mpc", activation_error=2.0**-10))
+    found = secure.run(samples[:4], backend="mpc-sim").logits["y"]
+    powered = samples[:4] ** 2
+    np.testing.assert_allclose(found, powered / (powered.mean(axis=-1, keepdims=True) + 1e-2), atol=3e-2)

@@ -8,7 +8,7 @@ from networks_mpc import Transformer
 from onnx import TensorProto, helper, numpy_helper
 
 from pi_compiler import api
-from pi_compiler.errors import CalibrationError, ShapeMismatch, UnsupportedOperator
+from pi_compiler.errors import CalibrationError, ModelError, ShapeMismatch, UnsupportedOperator
 from pi_compiler.importer import import_model
 from pi_compiler.importer.reference import reference
 from pi_compiler.ir import front as files
@@ -133,3 +133,13 @@ def test_a_lookup_by_a_computed_number_is_refused():
     graph = helper.make_graph(nodes, "g", [x], [y], [t])
     with pytest.raises(UnsupportedOperator, match="cast"):
         import_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+
+
+def test_a_length_without_a_bound_is_refused_by_name():
+    """Slots are packed for one length; the message says which input lacks a size, and where to give it."""
+    model = classifier()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "tokens"
+    with pytest.raises(ModelError, match=r"'ids' is \[1, tokens\]: no size for dimension 1(.|\n)*input_shapes"):
+        import_model(model)
+    graph = import_model(model, input_shapes={"ids": (1, TOKENS)}).graph
+    assert graph.inputs[0].shape == (1, TOKENS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,18 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from pi_compiler.answers import answer, stacked
-from pi_compiler.api import CompiledModel, compile
+from pi_compiler.api import CompiledModel, compile, prepare
 from pi_compiler.errors import BudgetError, CalibrationError
-from pi_compiler.ir.stages import Contract
+from pi_compiler.ir.stages import Affine, Contract, sources_of
 from pi_compiler.kernels.algebra import Numbers
 from pi_compiler.kernels.contract import contract
 from pi_compiler.kernels.summing import contracted
 from pi_compiler.options import Options
+from pi_compiler.passes.approximate import approximate
+from pi_compiler.passes.calibrate import calibrate
+from pi_compiler.passes.fold import folded, has_streams
 from pi_compiler.passes.spaces import meeting_layouts, spaces
+from pi_compiler.pipelines import CKKS, run
 from pi_compiler.report.ladder import Rung, ladder
 
 TOKENS, DIM, HEADS = 4, 8, 2
@@ -214,3 +219,45 @@ def test_a_softmax_alone_rotates_for_its_sums_only(form: str, most: int) -> None
     if form != "power":
         found = compiled.run({"x": x[:4]}, backend="clear").outputs["y"]
         assert np.abs(found - exact).max() < 0.03
+
+
+def test_a_residual_sum_between_products_may_have_a_stage_of_its_own() -> None:
+    """Maps behind it have one source of its size; the planner takes it where that costs less than its level."""
+    rng = np.random.default_rng(5)
+    weights = {f"{k}{i}": (rng.normal(size=(DIM, DIM)) / DIM).astype(np.float32) for i in (0, 1) for k in "qkv"}
+    nodes, x = [], "x"
+    for i in (0, 1):
+        for k in "qkv":
+            nodes.append(helper.make_node("MatMul", [x, f"{k}{i}"], [f"{k}{i}_x"], f"{k}{i}_map"))
+        nodes.append(helper.make_node("Transpose", [f"k{i}_x"], [f"kt{i}"], f"turn{i}", perm=[0, 2, 1]))
+        nodes.append(helper.make_node("MatMul", [f"q{i}_x", f"kt{i}"], [f"s{i}"], f"scores{i}"))
+        nodes.append(helper.make_node("MatMul", [f"s{i}", f"v{i}_x"], [f"m{i}"], f"mix{i}"))
+        nodes.append(helper.make_node("Add", [x, f"m{i}"], [f"r{i}" if i == 0 else "y"], f"residual{i}"))
+        x = "r0"
+    inputs = samples()[..., :DIM].reshape(-1, 1, TOKENS, DIM)
+    c, _ = prepare(model(nodes, weights, (1, TOKENS, DIM)), inputs, Options(backend="clear"))
+    c = run(c, CKKS, stop_after="fold")
+    assert has_streams(c)
+    plain, streamed = folded(c), folded(c, streams=True)
+    behind = {s.origin: len(sources_of(s)) for s in streamed.stages if isinstance(s, Affine)}
+    before = {s.origin: len(sources_of(s)) for s in plain.stages if isinstance(s, Affine)}
+    assert before["q1_map"] == 2
+    assert behind["q1_map"] == 1
+    assert "residual0" in behind
+    found, exact = (x.evaluate({"x": inputs[:3]})["y"] for x in (streamed, plain))
+    np.testing.assert_allclose(found, exact, atol=1e-9)
+
+
+def test_a_variance_outside_its_certified_band_is_named() -> None:
+    """What replaced layers before it yield may leave the band that calibration of the original gave."""
+    c, _ = prepare(normalization(), samples(), Options(backend="clear"))
+    c = run(c, CKKS, stop_after="calibrate")
+    (inverse,) = (n for n in c.graph.nodes() if n.op == "InverseSqrt")
+    low, high = np.asarray(inverse.attrs["interval"])
+    narrow = replace(inverse, attrs={**inverse.attrs, "interval": (low + 0.9 * (high - low), high)})
+    c = replace(c, graph=c.graph.rewrite({inverse: narrow}))
+    c = calibrate(replace(c, ranges=None))
+    with pytest.raises(
+        CalibrationError, match=r"InverseSqrt(.|\n)*drive its operand to(.|\n)*outside of the certified"
+    ):
+        approximate(c)

@@ -317,3 +317,35 @@ def test_a_folder_without_models_or_without_records_is_refused(tmp_path: Path) -
     write(tmp_path / "a", [])
     with pytest.raises(ArtifactError, match="no model is finished"):
         write_reduction_report([tmp_path / "a"], tmp_path / "out")
+
+
+# --- transformers --------------------------------------------------------------------------------
+
+
+def test_forms_of_a_transformer_stand_beside_what_they_cost(tmp_path: Path) -> None:
+    """One row per combination, means over seeds; a network without such records has no such table."""
+    mpc = {"crypten-ttp": {"lan": {"bytes": 2 << 20, "rounds": 17, "seconds": 0.25}}}
+
+    def settings(softmax: str) -> dict[str, Any]:
+        return {"search": {"epochs": 1}, "forms": {"softmax": softmax, "norm": "batch", "activation": "poly:2"}}
+
+    power, linear = settings("power:2"), settings("linear")
+    write(
+        tmp_path / "a",
+        [
+            model(0, (0, 0), scores((98, 97, 96)), 0, ckks=plan(15, 0.6), mpc=mpc, settings=power),
+            model(0, (0, 0), scores((96, 95, 94)), 1, ckks=plan(17, 0.8), mpc=mpc, settings=power),
+            model(0, (0, 0), scores((90, 90, 90)), 2, ckks={"refused": "too deep"}, settings=linear),
+        ],
+    )
+    write_reduction_report([tmp_path / "a"], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Forms of attention, normalization and activation" in page
+    found = Tables(page)
+    assert found.row("power:2", "batch", "poly:2") == [
+        "power:2", "batch", "poly:2", "2", "96.00 %± 1.41", "16", "30", "700 ms", "250 ms2.0 MiB, 17 rounds",
+    ]  # fmt: skip
+    assert found.row("linear", "batch", "poly:2")[3:6] == ["1", "90.00 %", "refused"]
+    write(tmp_path / "b", [model(0, (0, 0), scores((98, 97, 96)), 0, ckks=plan(15, 0.6))])
+    write_reduction_report([tmp_path / "b"], tmp_path / "out2")
+    assert "Forms of attention" not in (tmp_path / "out2" / "report.html").read_text()
