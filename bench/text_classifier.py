@@ -22,6 +22,7 @@ from pi_compiler.models.training.engine import Settings
 from pi_compiler.models.training.recipes import Recipe
 from pi_compiler.models.training.transformers import Plan
 from pi_compiler.models.zoo.text_classifier import build
+from pi_compiler.options import Options
 
 EXCHANGED = Plan(
     Settings(
@@ -35,6 +36,9 @@ EXCHANGED = Plan(
         temperature=2.0,
     )
 )
+BITS = 13
+"""Sentences of two words divide by little, which costs them bits: at the usual 10 the worst of 100 validation sentences
+keeps 8.7, simulated."""
 CASE = Case(
     "text_classifier",
     "sentiment",
@@ -58,7 +62,8 @@ def main() -> None:
     torch.set_num_threads(1)
     results = [trained(CASE, seed, given.folder) for seed in range(given.seeds)]
     found = accuracy_rows(CASE, results, allowed=1.5)
-    found += encrypted_rows(given.folder / f"text_classifier-0-{CASE.steps[-1]}.onnx", "sentiment", given.sentences)
+    last = given.folder / f"text_classifier-0-{CASE.steps[-1]}.onnx"
+    found += encrypted_rows(last, "sentiment", given.sentences, Options(backend="native", precision_bits=BITS))
     rows.write("text_classifier", found)
     if given.zoo:
         put_into_zoo(CASE, 0, given.folder, "python bench/text_classifier.py --zoo")

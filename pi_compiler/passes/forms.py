@@ -32,6 +32,8 @@ _NARROW = 4.0
 """How wide the interval of an exponential is that needs no further round of squaring and normalizing."""
 _INVERSES = ("Reciprocal", "InverseSqrt")
 _NEVER_NEGATIVE = ("Square", "Exp", "Abs", "Sigmoid")
+_ROUNDING = 1e-4
+_MOVEMENTS = ("Reshape", "Transpose", "Expand", "Slice", "Gather")
 
 
 def forms(c: Compilation) -> Compilation:
@@ -55,7 +57,8 @@ def forms(c: Compilation) -> Compilation:
     samples, kept = samples_of(c.calibration)
     graph = _written(c.graph, joint, c.options, samples, kept)
     notes = tuple(_told(n, c.options) for n in joint)
-    return replace(c, graph=_certified(graph, c.options, samples, kept), notes=(*c.notes, *notes))
+    front = {} if c.front is None else dict(zip(c.front.output_names, c.front.outputs, strict=True))
+    return replace(c, graph=_certified(graph, front, c.options, samples, kept), notes=(*c.notes, *notes))
 
 
 def _on_shares(wanted: Softmax) -> bool:
@@ -166,21 +169,56 @@ def _divisor(node: Node) -> Node | None:
     return mean if mean.op in ("ReduceMean", "ReduceSum") else None
 
 
-def _floor(node: Node) -> float:
+def _floor(node: Node, front: Mapping[str, Node]) -> float:
     """What the operand of an inverse never falls below, whatever the data."""
     operand, mean = node.inputs[0], _divisor(node)
     if operand.op != "Affine" or mean is None:
         return 0.0
-    term = mean.inputs[0]
-    while term.op == "Affine" and (array(term, "shift") == 0.0).all() and (array(term, "scale") >= 0.0).all():
-        term = term.inputs[0]
-    even = term.op == "Pow" and number(term, "exponent") % 2 == 0
-    if not (even or term.op in _NEVER_NEGATIVE) or (array(operand, "scale") < 0.0).any():
+    if not _never_negative(mean.inputs[0], front) or (array(operand, "scale") < 0.0).any():
         return 0.0
     return max(0.0, float(array(operand, "shift").min()))
 
 
-def _certified(graph: Graph, options: Options, samples: Mapping[str, FloatArray], kept: int) -> Graph:
+def _never_negative(node: Node, front: Mapping[str, Node]) -> bool:
+    """Whether a value is at least 0 by its form; ``front``: what makes the inputs, by their names."""
+    scale, shift = 1.0, 0.0
+    while node.op in _MOVEMENTS or (
+        node.op == "Affine" and array(node, "scale").size == array(node, "shift").size == 1
+    ):
+        if node.op == "Affine":
+            shift += scale * float(array(node, "shift").reshape(-1)[0])
+            scale *= float(array(node, "scale").reshape(-1)[0])
+        node = node.inputs[0]
+    if node.op == "IsLess":
+        return shift >= 0.0 and shift + scale >= 0.0
+    if scale < 0.0 or shift < 0.0:
+        return False
+    if node.op == "Affine":
+        positive = (array(node, "scale") >= 0.0).all() and (array(node, "shift") >= 0.0).all()
+        return bool(positive) and _never_negative(node.inputs[0], front)
+    if node.op == "Mul":
+        return all(_never_negative(i, front) for i in node.inputs)
+    if node.op == "Poly":
+        return node.attrs["basis"] == "power" and _is_square(array(node, "coef"))
+    if node.op == "Embedding":
+        return bool((array(node, "table") >= 0.0).all())
+    if node.op == "Input":
+        return node.origin in front and _never_negative(front[node.origin], {})
+    return node.op in _NEVER_NEGATIVE or (node.op == "Pow" and number(node, "exponent") % 2 == 0)
+
+
+def _is_square(coef: FloatArray) -> bool:
+    """Whether a polynomial (degree + 1, ...) is at least 0 but for rounding: even powers, or a quadratic."""
+    if bool((coef >= 0.0).all()) and not coef[1::2].any():
+        return True
+    if len(coef) != 3 or not (coef[2] > 0.0).all():
+        return False
+    return bool((coef[0] - coef[1] ** 2 / (4.0 * coef[2]) >= -_ROUNDING * np.abs(coef[0])).all())
+
+
+def _certified(
+    graph: Graph, front: Mapping[str, Node], options: Options, samples: Mapping[str, FloatArray], kept: int
+) -> Graph:
     """The graph with an interval at each inverse of a mean."""
     wanted = {id(n.inputs[0]): n for n in graph.nodes() if _divisor(n) is not None}
     change: dict[Node, Node] = {}
@@ -198,7 +236,7 @@ def _certified(graph: Graph, options: Options, samples: Mapping[str, FloatArray]
         # Squares of values that are wider by the margin.
         widen = options.margin**2
         least, most = cast(tuple[float, float], node.attrs.get("bounds", (0.0, np.inf)))
-        interval = (max(low / widen, _floor(node), least), min(high * widen, most))
+        interval = (max(low / widen, _floor(node, front), least), min(high * widen, most))
         change[node] = replace(node, attrs={**node.attrs, "interval": interval})
 
     evaluate(graph, samples, keep=look)

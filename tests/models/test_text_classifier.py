@@ -87,6 +87,9 @@ def test_it_compiles_with_its_lookup_at_the_client(graph, tmp_path):
     found = api.CompiledModel.run(compiled, {"x": x[:, None]}, backend="clear").outputs["logits"]
     wanted = logits(import_model(compiled.models["polynomial.onnx"]).graph, x)
     np.testing.assert_allclose(found.reshape(6, -1), wanted, atol=1e-4)
+    # Squares and masks are never negative, so the divisor never falls below what is added to their mean.
+    (inverse,) = (a for a in compiled.report["activations"] if a["name"].endswith("softmax/Softmax/inverse"))
+    assert inverse["domain"][0] == pytest.approx(1e-2)
     assert any("looks" in note and "knows the tables" in note for note in compiled.report["notes"])
 
 
