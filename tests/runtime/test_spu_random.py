@@ -157,7 +157,7 @@ def holds(program: MpcProgram, protocol: str, seed: int) -> None:
         operands = [held[a] for a in instr.args]
         if instr.op is MpcOp.TRUNCATE:
             # Between parties elements must stay below a quarter of the ring; plans see to it.
-            safe = (-_SAFE < operands[0]) & (operands[0] < _SAFE)
+            safe = (operands[0] > -_SAFE) & (operands[0] < _SAFE)
             off = np.where(safe, held[number] - (operands[0] >> instr.attrs["bits"][0]), 0)
         else:
             off = held[number] - engine.step(number, [v[None] for v in operands])[0]
