@@ -73,7 +73,7 @@ def _amounts(program: MpcProgram, number: int, protocol: str, how: Held) -> tupl
         return "biased" if secret and instr.op is MpcOp.SCALE else "public", _local(program, instr)
     match instr.op:
         case MpcOp.CONV | MpcOp.MATMUL | MpcOp.DOT if protocol == "cheetah":
-            return instr.op.value, _polynomials(program, instr)
+            return "matrix", _polynomials(program, instr)
         case MpcOp.CONV | MpcOp.MATMUL | MpcOp.DOT:
             return instr.op.value, _local(program, instr)
         case MpcOp.SCALE if protocol == "cheetah":
