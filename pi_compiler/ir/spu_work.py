@@ -66,11 +66,14 @@ def _amounts(program: MpcProgram, number: int, protocol: str, how: Held) -> tupl
     size = float(instr.size)
     if instr.op is MpcOp.INPUT:
         return "input", {}
-    if number in how.owners or (instr.op in LINEAR and program.private_weight(instr) is None):
+    if number in how.owners:
         return "own", _local(program, instr)
+    if instr.op in LINEAR and program.private_weight(instr) is None:
+        secret = instr.bias >= 0 and program.consts[instr.bias].owner == "model"
+        return "biased" if secret and instr.op is MpcOp.SCALE else "public", _local(program, instr)
     match instr.op:
         case MpcOp.CONV | MpcOp.MATMUL | MpcOp.DOT if protocol == "cheetah":
-            return instr.op.value, _polynomials(program, instr)
+            return "matrix", _polynomials(program, instr)
         case MpcOp.CONV | MpcOp.MATMUL | MpcOp.DOT:
             return instr.op.value, _local(program, instr)
         case MpcOp.SCALE if protocol == "cheetah":

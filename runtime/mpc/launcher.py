@@ -34,6 +34,8 @@ from pi_compiler.runtime.mpc.worker import read_frame, write_frame
 
 _PATIENCE = 60.0
 """Seconds that parties wait for each other to start, at least: importing takes long on a busy machine."""
+_THREADS = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "YACL_NUM_THREADS")
+"""What libraries read; SPU asks for more threads than the first allows, and waits for them longer than it computes."""
 _SPU_GAVE_UP = 255
 """How SPU ends a process when what it sends arrives nowhere."""
 _GRACE = 10.0
@@ -208,7 +210,7 @@ class Parties:
             stdout=subprocess.PIPE,
             stderr=quiet,
             pass_fds=[] if number is None else [number],
-            env={**os.environ, "OMP_NUM_THREADS": str(self.plan.threads)},
+            env={**os.environ, **dict.fromkeys(_THREADS, str(self.plan.threads))},
         )
         head, arrays = self._handed(rank)
         head |= {"peers": view, "listening": number}

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from pi_compiler.ir.graph import Shape
-from pi_compiler.ir.mpc_program import Attrs, Index, MpcConst, MpcInstr, MpcOp, MpcPort, MpcProgram
+from pi_compiler.ir.mpc_program import Attrs, Index, MpcConst, MpcInstr, MpcOp, MpcPort, MpcProgram, Owner
 from pi_compiler.runtime.measure import machine
 from pi_compiler.runtime.mpc.crypten import CryptenMpc
 from pi_compiler.runtime.mpc.launcher import Plan
@@ -50,8 +50,8 @@ class Samples:
         self.indices.append(values)
         return len(self.indices) - 1
 
-    def weight(self, shape: Shape) -> int:
-        self.consts.append(MpcConst(np.ones(shape, np.int64), 0, "model"))
+    def weight(self, shape: Shape, owner: Owner = "model") -> int:
+        self.consts.append(MpcConst(np.ones(shape, np.int64), 0, owner))
         return len(self.consts) - 1
 
     def op(
