@@ -30,7 +30,7 @@ from pi_compiler.runtime.measure_fused import units
 CostJson: TypeAlias = dict[str, str | float | dict[str, list[float]] | dict[str, dict[str, list[float]]]]
 """See ``measure``."""
 
-TOP_LEVEL = {11: 1, 12: 3, 13: 7, 14: 12, 15: 16}
+TOP_LEVEL = {11: 1, 12: 3, 13: 7, 14: 12, 15: 16, 16: 16}
 """Highest level measured per log_n; larger levels are for the cost model to extrapolate."""
 
 _LEVELS = (0, 1, 2, 4, 7, 12, 16)
