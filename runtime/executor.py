@@ -164,6 +164,9 @@ def _run(
     add, sub, neg, mul, add_plain, mul_plain = ev.add, ev.sub, ev.neg, ev.mul, ev.add_plain, ev.mul_plain
     rotate, relinearize, rescale, drop_level = ev.rotate, ev.relinearize, ev.rescale, ev.drop_level
     clock, size_of = time.perf_counter, ev.ciphertext_bytes
+    # Asked once: whether something fits a protocol takes Python some fifty microseconds.
+    linear = ev if isinstance(ev, LinearEvaluator) else None
+    products = ev if isinstance(ev, ProductEvaluator) else None
     slot, keys, plaintexts, last = prepared.slot, prepared.keys, prepared.plaintexts, prepared.last
     sums, skipped, babies = prepared.fusion.sums, prepared.fusion.skipped, prepared.fusion.babies
     product_sums = prepared.fusion.product_sums
@@ -198,17 +201,17 @@ def _run(
             continue
         x = live[a]
         if i in sums:
-            y, late, spent = _sum(prepared, live, i)
+            y, late, spent = _sum(prepared, linear, live, i)
             seconds[origin * _CODES + _ENCODE] += spent
             counts[origin * _CODES + _ENCODE] += late
             now += spent
         elif i in product_sums:
-            y, late, spent = _product_sum(prepared, live, i)
+            y, late, spent = _product_sum(prepared, products, live, i)
             seconds[origin * _CODES + _ENCODE] += spent
             counts[origin * _CODES + _ENCODE] += late
             now += spent
-        elif i in babies and isinstance(ev, LinearEvaluator):
-            y = ev.rotate_linear(x, imm)
+        elif linear is not None and i in babies:
+            y = linear.rotate_linear(x, imm)
         elif k >= 0:
             plain = plaintexts[k]
             if plain is None:
@@ -266,10 +269,12 @@ def _run(
     walk.pooled_bytes = sum(bytes_ * count for bytes_, count in most_of_size.items())
 
 
-def _sum(prepared: Prepared, live: list[Ciphertext | None], root: int) -> tuple[Ciphertext, int, float]:
+def _sum(
+    prepared: Prepared, ev: LinearEvaluator | None, live: list[Ciphertext | None], root: int
+) -> tuple[Ciphertext, int, float]:
     """A fused matrix product; constants encoded on the way, and the seconds that took."""
-    program, ev = prepared.program, prepared.evaluator
-    if not isinstance(ev, LinearEvaluator):
+    program = prepared.program
+    if ev is None:
         raise InternalError("a matrix product was fused for an evaluator that does none")
     late, spent = 0, 0.0
     giants: list[Giant] = []
@@ -288,10 +293,12 @@ def _sum(prepared: Prepared, live: list[Ciphertext | None], root: int) -> tuple[
     return total, late, spent
 
 
-def _product_sum(prepared: Prepared, live: list[Ciphertext | None], root: int) -> tuple[Ciphertext, int, float]:
+def _product_sum(
+    prepared: Prepared, ev: ProductEvaluator | None, live: list[Ciphertext | None], root: int
+) -> tuple[Ciphertext, int, float]:
     """A fused sum of products; constants encoded on the way, and the seconds that took."""
-    program, ev = prepared.program, prepared.evaluator
-    if not isinstance(ev, ProductEvaluator):
+    program = prepared.program
+    if ev is None:
         raise InternalError("a sum of products was fused for an evaluator that does none")
     late, spent = 0, 0.0
     terms: list[Term] = []

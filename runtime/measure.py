@@ -30,9 +30,11 @@ from pi_compiler.runtime.measure_fused import units
 CostJson: TypeAlias = dict[str, str | float | dict[str, list[float]] | dict[str, dict[str, list[float]]]]
 """See ``measure``."""
 
-TOP_LEVEL = {11: 1, 12: 3, 13: 7, 14: 12, 15: 16}
+TOP_LEVEL = {11: 1, 12: 3, 13: 7, 14: 12, 15: 16, 16: 16}
 """Highest level measured per log_n; larger levels are for the cost model to extrapolate."""
 
+_LARGEST_BITS = 49.0
+"""Primes that every backend takes, and the native one's fast transforms."""
 _LEVELS = (0, 1, 2, 4, 7, 12, 16)
 _DISPATCHED = 20_000
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 60
@@ -133,8 +135,8 @@ def _cases(
 
 
 def _params(log_n: int, top: int) -> Params:
-    """As many equal primes as are secure; the scale's square fits one of them."""
-    bits = (MAX_LOG_QP[log_n] - 1) / (top + 2)
+    """As large equal primes as are secure and fast; the scale's square fits one of them."""
+    bits = min((MAX_LOG_QP[log_n] - 1) / (top + 2), _LARGEST_BITS)
     params = make_params(log_n, top, bits, log_q0=bits, log_special=bits)
     return replace(params, scale=2.0 ** (int(bits) // 2 - 1))
 

@@ -1,6 +1,6 @@
 """Units of work of a backend that does matrix products in one call, fitted to measured operations.
 
-Rotations and whole matrix products are timed with different digits and at different levels. What is in each is
+Rotations, whole matrix products and squares are timed with different digits and at different levels. What is in each is
 known (``ir/switching.py``), so that seconds of the units follow by least squares on relative errors.
 """
 
@@ -17,9 +17,11 @@ from pi_compiler.ir import switching
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.params import Params, make_params
 from pi_compiler.runtime.backend import Backend, Client
-from pi_compiler.runtime.fuse import LinearEvaluator
+from pi_compiler.runtime.fuse import LinearEvaluator, ProductEvaluator
 
-_DIGITS = (1, 4)
+_DIGITS = {16: (4, 12)}
+"""Primes in a digit by log_n: narrow ones and wide ones, as far as keys fit in a few gigabytes."""
+_OTHER_DIGITS = (1, 4)
 _BITS = 45.0
 _STEPS = 4
 _ROUNDS = 5
@@ -30,20 +32,18 @@ Case = tuple[Callable[[int], object], FloatArray]
 
 def units(backend: Backend, log_n: int, top: int) -> dict[str, list[float]]:
     """Seconds of each of ``switching.UNITS`` at a ring degree, for chains of at most ``top`` levels."""
-    counts: list[FloatArray] = []
-    seconds: list[float] = []
-    for digit in _DIGITS:
+    cases: list[Case] = []
+    for digit in _DIGITS.get(log_n, _OTHER_DIGITS):
         # Nothing secret is encrypted: the chain may be longer than is secure.
         params = make_params(log_n, top, _BITS, log_q0=_BITS, log_special=_BITS, specials=digit, insecure=True)
-        client = backend.keygen(params, range(1, 2 * _STEPS + 1), relinearize=False, insecure=True)
+        client = backend.keygen(params, range(1, 2 * _STEPS + 1), insecure=True)
         evaluator = backend.evaluator(params, client.eval_keys)
         if not isinstance(evaluator, LinearEvaluator):
             return {}
         for level in sorted({params.max_level, params.max_level // 2}):
-            for act, work in _cases(params, client, evaluator, level):
-                counts.append(work)
-                seconds.append(_median(act))
-    relative = np.stack(counts) / np.asarray(seconds)[:, None]
+            cases += _cases(params, client, evaluator, level)
+    seconds = _medians([act for act, _ in cases])
+    relative = np.stack([work for _, work in cases]) / np.asarray(seconds)[:, None]
     found, _ = nnls(relative, np.ones(len(seconds)))
     return {name: [float(f"{s:.4g}")] for name, s in zip(switching.UNITS, found, strict=True)}
 
@@ -72,15 +72,20 @@ def _cases(params: Params, client: Client, ev: LinearEvaluator, level: int) -> l
             return ev.linear_sum(giants)
 
         cases += [(all_babies, shared), (product, sums)]
+    if isinstance(ev, ProductEvaluator):
+        left = scale**2 / params.primes[level]
+        work = switching.tensor(params, level) + switching.relinearize_rescale(params, level)
+        cases.append((lambda i: ev.product_sum([(1, x[i % _STEPS], x[i % _STEPS], None)], left), work))
     return cases
 
 
-def _median(act: Callable[[int], object]) -> float:
-    """Seconds of a call; a ciphertext's digits are kept for a while, so that every call takes another one."""
-    times = []
-    for i in range(_ROUNDS + 1):
-        start = time.perf_counter()
-        result = act(i)
-        times.append(time.perf_counter() - start)
-        del result
-    return statistics.median(times[1:])
+def _medians(acts: Sequence[Callable[[int], object]]) -> list[float]:
+    """Seconds of each call, in turns: a program's instructions find little of what they read in a cache."""
+    times: list[list[float]] = [[] for _ in acts]
+    for i in range(_ROUNDS):
+        for act, spent in zip(acts, times, strict=True):
+            start = time.perf_counter()
+            result = act(i)
+            spent.append(time.perf_counter() - start)
+            del result
+    return [statistics.median(spent) for spent in times]

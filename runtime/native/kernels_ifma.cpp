@@ -209,8 +209,36 @@ void dot(u64* z0, u64* z1, const u64* const* f, const int* r, const u64* const* 
     }
 }
 
+// Few terms: their factors stay in registers.
+template <int terms>
+void convert_few(u64* z, const u64* const* y, const u64* c, const u64* v, u64 minus_d, std::size_t n,
+                 const Modulus& m) {
+    const Prime p(m);
+    const Wide wide(m);
+    const V d = set(minus_d);
+    V w[terms];
+    const u64* rows[terms];
+    for (int j = 0; j < terms; ++j) w[j] = set(c[j]), rows[j] = y[j];
+    for (std::size_t i = 0; i < n; i += 8) {
+        V k = load(v + i), a = low(p.zero, k, d), b = high(p.zero, k, d);
+#pragma GCC unroll 8
+        for (int j = 0; j < terms; ++j) {
+            const V x = load(rows[j] + i);
+            a = low(a, x, w[j]), b = high(b, x, w[j]);
+        }
+        store(z + i, wide.lazy(a, b, p));
+    }
+}
+
 void convert(u64* z, const u64* const* y, const u64* c, std::size_t terms, const u64* v, u64 minus_d, std::size_t n,
              const Modulus& m) {
+    switch (terms) {
+        case 1: return convert_few<1>(z, y, c, v, minus_d, n, m);
+        case 2: return convert_few<2>(z, y, c, v, minus_d, n, m);
+        case 3: return convert_few<3>(z, y, c, v, minus_d, n, m);
+        case 4: return convert_few<4>(z, y, c, v, minus_d, n, m);
+        default: break;
+    }
     const Prime p(m);
     const Wide wide(m);
     const V d = set(minus_d);

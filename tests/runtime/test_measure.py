@@ -9,8 +9,9 @@ import pytest
 
 import pi_compiler.runtime
 from pi_compiler.errors import BackendUnavailable, ParameterError
+from pi_compiler.ir.params import MAX_LOG_QP
 from pi_compiler.ir.switching import UNITS
-from pi_compiler.runtime.measure import TOP_LEVEL, measure
+from pi_compiler.runtime.measure import TOP_LEVEL, _params, measure
 from pi_compiler.runtime.native.material import core_error
 
 OPERATIONS = {
@@ -44,6 +45,14 @@ def test_units_of_work_are_measured_where_matrix_products_are_one_call() -> None
     found = {name: ops[name] for name in UNITS}
     assert all(len(seconds) == 1 and seconds[0] >= 0 for seconds in found.values())
     assert found["transform"][0] > 0
+
+
+@pytest.mark.parametrize("log_n", TOP_LEVEL)
+def test_every_ring_that_can_be_measured_has_secure_parameters_with_fast_primes(log_n: int) -> None:
+    params = _params(log_n, TOP_LEVEL[log_n])
+    assert params.max_level == TOP_LEVEL[log_n]
+    assert params.log_qp <= MAX_LOG_QP[log_n]
+    assert max(*params.primes, *params.special) < 2**50
 
 
 @pytest.mark.parametrize("log_ns", [[], [9], [13, 20]])
