@@ -22,6 +22,14 @@ def sockets(count: int = 2) -> tuple[list[socket.socket], list[Address]]:
     return made, [Address("127.0.0.1", s.getsockname()[1]) for s in made]
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that were free a moment ago."""
+    held, peers = sockets(count)
+    for one in held:
+        one.close()
+    return [peer.port for peer in peers]
+
+
 def in_threads(
     program: MpcProgram, inputs: Mapping[str, np.ndarray], *, dealer: bool = True, timeout: float = 20.0, **views: Any
 ) -> list[PartyResult | BaseException]:

@@ -21,9 +21,9 @@ from typing import Final
 
 import torch
 
-from pi_compiler.errors import PiError
 from pi_compiler.models.data import load
 from pi_compiler.models.training.augment import Augmentation
+from pi_compiler.models.training.command import exit_code
 from pi_compiler.models.training.engine import Settings, fit
 from pi_compiler.models.training.export import export_onnx
 from pi_compiler.models.training.measure import accuracy, largest_inputs
@@ -120,14 +120,7 @@ def _main(arguments: Sequence[str]) -> int:
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--output", type=Path, required=True, help="the ONNX file; a JSON record goes beside it")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        record = train(given.name, given.seed, given.output, given.epochs)
-    except PiError as error:
-        _log.error("%s: %s", type(error).__name__, error)
-        return 1
-    _log.info("%s", json.dumps(record, indent=2))
-    return 0
+    return exit_code(lambda: train(given.name, given.seed, given.output, given.epochs))
 
 
 if __name__ == "__main__":

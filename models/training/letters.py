@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import hashlib
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -18,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pi_compiler.errors import PiError
 from pi_compiler.files import check_file, write_json
 from pi_compiler.models.letters import WINDOW, Split, checksum, windows
+from pi_compiler.models.training.command import exit_code
 from pi_compiler.models.training.export import export_onnx
 from pi_compiler.models.zoo.letters_gpt import Decoder, NextLetter, build
 
@@ -106,14 +105,7 @@ def _main(arguments: Sequence[str]) -> int:
     parser.add_argument("--epochs", type=int, default=_EPOCHS)
     parser.add_argument("--output", type=Path, required=True, help="the ONNX file; a JSON record goes beside it")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        record = train(given.seed, given.output, given.epochs)
-    except PiError as error:
-        _log.error("%s: %s", type(error).__name__, error)
-        return 1
-    _log.info("%s", json.dumps(record, indent=2))
-    return 0
+    return exit_code(lambda: train(given.seed, given.output, given.epochs))
 
 
 if __name__ == "__main__":

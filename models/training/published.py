@@ -21,9 +21,10 @@ from typing import Final
 import torch
 from torch import nn
 
-from pi_compiler.errors import ArtifactError, PiError
+from pi_compiler.errors import ArtifactError
 from pi_compiler.models.data import load
 from pi_compiler.models.sources import RemoteFile, locate
+from pi_compiler.models.training.command import exit_code
 from pi_compiler.models.training.export import export_onnx
 from pi_compiler.models.training.measure import accuracy, largest_inputs, with_quadratics
 from pi_compiler.models.zoo import ZOO
@@ -94,14 +95,7 @@ def _main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, required=True, help="the ONNX file; a JSON record goes beside it")
     parser.add_argument("--quadratic", action="store_true", help="degree-2 activations instead of ReLU")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        record = export_resnet20(given.output, given.quadratic)
-    except PiError as error:
-        _log.error("%s: %s", type(error).__name__, error)
-        return 1
-    _log.info("%s", json.dumps(record, indent=2))
-    return 0
+    return exit_code(lambda: export_resnet20(given.output, given.quadratic))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops.evaluate import evaluate
 from pi_compiler.ops.masks import ALONG, CLOSED, is_whole, summand
 from pi_compiler.ops.op import array
+from pi_compiler.ops.shaping import MOVES
 
 
 def split(graph: Graph, *, lookups: bool = True) -> tuple[Graph | None, Graph]:
@@ -53,7 +54,7 @@ def split(graph: Graph, *, lookups: bool = True) -> tuple[Graph | None, Graph]:
             sent[made] = node, Node("Input", (), node.shape, node.attrs if node.op == "Input" else {}, name)
         new[node] = sent[made][1]
     ends = dict.fromkeys(node for node, _ in sent.values())
-    rest = replace(_without(graph, new), inputs=tuple(port for _, port in sent.values()))
+    rest = replace(graph.rewrite(new), inputs=tuple(port for _, port in sent.values()))
     titles = tuple(port.origin for port in rest.inputs)
     return Graph(graph.inputs, tuple(ends), titles, ((),) * len(ends), graph.name), rest
 
@@ -72,24 +73,7 @@ def joined(front: Graph | None, rest: Graph) -> Graph:
     if front is None:
         return rest
     before = dict(zip(front.output_names, front.outputs, strict=True))
-    return replace(_without(rest, {n: before[n.origin] for n in rest.inputs}), inputs=front.inputs)
-
-
-def _without(graph: Graph, new: Mapping[Node, Node]) -> Graph:
-    """The graph with some nodes and all before them replaced; its inputs are those of before."""
-    rebuilt: dict[int, Node] = {id(old): node for old, node in new.items()}
-
-    def made(node: Node) -> Node:
-        if id(node) not in rebuilt:
-            operands = tuple(rebuilt[id(i)] for i in node.inputs)
-            same = all(a is b for a, b in zip(operands, node.inputs, strict=True))
-            rebuilt[id(node)] = node if same else replace(node, inputs=operands)
-        return rebuilt[id(node)]
-
-    for node in graph.nodes():
-        if all(id(i) in rebuilt for i in node.inputs):
-            made(node)
-    return replace(graph, outputs=tuple(rebuilt[id(n)] for n in graph.outputs))
+    return replace(rest.rewrite({n: before[n.origin] for n in rest.inputs}), inputs=front.inputs)
 
 
 def encrypted_inputs(front: Graph | None, inputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
@@ -139,8 +123,9 @@ def _tried(mask: Node, inputs: Sequence[Node]) -> FloatArray:
     rows = tables(graph)
     feeds = {}
     for node in inputs:
-        x = rng.integers(0, rows.get(node.origin, 2), (8, *node.shape)).astype(np.float64)
-        x[0], x[1] = 0.0, 1.0
+        end = rows.get(node.origin, 2)
+        x = rng.integers(0, end, (8, *node.shape)).astype(np.float64)
+        x[0], x[1] = 0.0, min(1, end - 1)
         feeds[node.origin] = x
     return evaluate(graph, feeds)["mask"]
 
@@ -162,7 +147,7 @@ def tables(graph: Graph) -> dict[str, int]:
     found: dict[str, int] = {}
     for node in graph.nodes():
         source = node.inputs[0] if node.op == "Embedding" else None
-        while source is not None and source.op in ("Reshape", "Slice", "Gather", "Transpose", "Expand"):
+        while source is not None and source.op in MOVES:
             source = source.inputs[0]
         if source is not None and source.op == "Input":
             rows = len(array(node, "table"))

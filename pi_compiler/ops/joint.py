@@ -34,7 +34,7 @@ from pi_compiler.ops.op import (
     optional_array,
 )
 from pi_compiler.ops.pooling import read_average_pool
-from pi_compiler.ops.shaping import checked, expand
+from pi_compiler.ops.shaping import MOVES, checked, expand
 
 _FLOAT, _INT64 = 1, 7  # ONNX's element types
 HIDDEN, FAR = -1e3, -1e9
@@ -347,8 +347,6 @@ def _emit_layer_norm(node: Node, inputs: Sequence[str], out: Writer) -> str:
 
 # Dot: the product of two matrices of encrypted values. Embedding: rows of a table by number.
 
-_MOVES = ("Reshape", "Transpose", "Slice", "Gather", "Expand")
-
 
 def _dot(node: Node, arrays: Arrays) -> FloatArray:
     rank = len(node.shape) + 1
@@ -388,7 +386,7 @@ def read_gather(call: Call) -> Node:
     if not isinstance(numbers, Node):
         return cast(Node, shaping.READERS["Gather"].read(call))
     source = numbers
-    while source.op in _MOVES:
+    while source.op in MOVES:
         source = source.inputs[0]
     if isinstance(table, Node) or table is None or table.ndim != 2 or call.integer("axis", 0) or source.op != "Input":
         raise UnsupportedOperator(

@@ -28,6 +28,8 @@ from pi_compiler.ops.op import (
     selection,
 )
 
+MOVES = frozenset({"Reshape", "Transpose", "Slice", "Gather", "Expand"})
+"""Operators whose result holds elements of their one operand and nothing else."""
 _FLOATS = frozenset({1, 10, 11, 16})  # ONNX element types float, float16, double, bfloat16
 _LIMIT = 1 << 28  # elements of a tensor: 2 GB in float64
 

@@ -2,9 +2,8 @@
 
 Without retraining a softmax stays itself (``--softmax max-exp``: exponentials of the scores less their largest one on
 calibration data, divided by their mean; or ``normalize-square``), or becomes one of the replacements that are to be
-trained in, for all layers or one. Every
-divisor and variance gets its certified interval here, from calibration and from what its form
-guarantees: a mean of squares plus eps never falls below eps.
+trained in, for all layers or one. Every divisor and variance gets its certified interval here, from calibration and
+from what its form guarantees: a mean of squares plus eps never falls below eps.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from pi_compiler.ops import forms as write
 from pi_compiler.ops.evaluate import evaluate
 from pi_compiler.ops.joint import HIDDEN
 from pi_compiler.ops.op import array, number, optional_array
+from pi_compiler.ops.shaping import MOVES
 from pi_compiler.options import FORMS, Options, Softmax
 from pi_compiler.passes.calibrate import check_samples, samples_of
 from pi_compiler.passes.compilation import Compilation
@@ -33,7 +33,6 @@ _NARROW = 4.0
 _INVERSES = ("Reciprocal", "InverseSqrt")
 _NEVER_NEGATIVE = ("Square", "Exp", "Abs", "Sigmoid")
 _ROUNDING = 1e-4
-_MOVEMENTS = ("Reshape", "Transpose", "Expand", "Slice", "Gather")
 
 
 def forms(c: Compilation) -> Compilation:
@@ -182,9 +181,7 @@ def _floor(node: Node, front: Mapping[str, Node]) -> float:
 def _never_negative(node: Node, front: Mapping[str, Node]) -> bool:
     """Whether a value is at least 0 by its form; ``front``: what makes the inputs, by their names."""
     scale, shift = 1.0, 0.0
-    while node.op in _MOVEMENTS or (
-        node.op == "Affine" and array(node, "scale").size == array(node, "shift").size == 1
-    ):
+    while node.op in MOVES or (node.op == "Affine" and array(node, "scale").size == array(node, "shift").size == 1):
         if node.op == "Affine":
             shift += scale * float(array(node, "shift").reshape(-1)[0])
             scale *= float(array(node, "scale").reshape(-1)[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import Cli
+from parties import free_ports
 
 from pi_compiler.artifact_mpc import load_handout, load_weights
 from pi_compiler.errors import ArtifactError
@@ -95,14 +95,6 @@ def test_one_party_per_machine_with_only_what_is_its_own(cli, secure, x, tmp_pat
     raw = [encode(given, 16).tobytes(), *(c.values.tobytes() for c in constants if c.owner == "model")]
     kept = [p.read_bytes() for p in handout.iterdir()]
     assert not any(secret in content for secret in raw if len(secret) > 8 for content in kept)
-
-
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in held]
-    for s in held:
-        s.close()
-    return ports
 
 
 def test_weights_of_another_model_are_refused(cli, secure, x, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import Cli
+from parties import free_ports
 
 from pi_compiler.artifact_mpc import load_handout, load_weights
 from pi_compiler.cost_mpc import load_mpc_prices
@@ -43,14 +44,6 @@ def x(tmp_path: Path) -> Path:
     path = tmp_path / "x.npy"
     np.save(path, np.random.default_rng(5).normal(size=(2, 4)))
     return path
-
-
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in held]
-    for s in held:
-        s.close()
-    return ports
 
 
 def peers(count: int = 2) -> str:

@@ -185,3 +185,14 @@ def test_a_mean_over_open_places_is_divided_by_the_owner():
     (expected,) = reference(model.SerializeToString(), x).values()
     (found,) = evaluate(rest, encrypted_inputs(before, x)).values()
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_table_of_one_row_may_stand_before_a_mask():
+    """Token types of some exporters have a single row; the check must not ask for a second one."""
+    model = attention("looked up")
+    (table,) = (w for w in model.graph.initializer if w.name == "table")
+    table.CopyFrom(numpy_helper.from_array(np.zeros((1, 1), np.float32), "table"))
+    graph = import_model(model).graph
+    x = samples() | {"mask": np.zeros((12, 1, TOKENS), np.int64)}
+    (expected,) = reference(model.SerializeToString(), x).values()
+    np.testing.assert_allclose(next(iter(evaluate(graph, x).values())), expected, atol=1e-6)

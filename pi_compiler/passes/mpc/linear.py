@@ -19,10 +19,11 @@ from pi_compiler.ir.mpc_program import MpcOp
 from pi_compiler.ops import OPS
 from pi_compiler.ops.convolution import Windows
 from pi_compiler.ops.op import array, integer, ints, optional_array
+from pi_compiler.ops.shaping import MOVES
 from pi_compiler.passes.mpc.build import Builder
 from pi_compiler.passes.mpc.functions import Lazy
 
-MOVEMENTS = frozenset({"Reshape", "Transpose", "Slice", "Gather", "Concat", "Pad", "Expand"})
+MOVEMENTS = MOVES | {"Concat", "Pad"}
 LINEAR = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "Affine", "Add", "Sub", "AveragePool", "ReduceSum", "ReduceMean"}
 )
