@@ -152,8 +152,7 @@ class Walk:
                 told = in_layer_units(given.fit, bounds)
                 return Choice(told, lambda x: _by_channel(given.fit, x, node, bounds))
             return Choice(given.fit, lambda x: expand(given.fit.approx, x, node))
-        wanted = self.options.activations.get(node.origin, self.options.activation)
-        return choose(node, seen, wanted, self.options)
+        return choose(node, seen, wanted_for(node, self.options), self.options)
 
     def compute(self, top: Node) -> None:
         """Values and ranges of a node and of the new ones between it and those known before."""
@@ -212,6 +211,15 @@ def check_names(nodes: Sequence[Node], options: Options) -> None:
             f"--activation names layers that are not nonlinearities: {', '.join(unknown)}",
             f"nonlinearities of this model: {', '.join(sorted(known))}",
         )
+
+
+def wanted_for(node: Node, options: Options) -> Activation:
+    """What the user asks for a layer. Quadratics for all layers mean activations: a divisor has to be named itself."""
+    wanted = options.activations.get(node.origin)
+    if wanted is not None:
+        return wanted
+    spared = options.activation.method == "quadratic" and OPS[node.op].target in inverse.INVERSES
+    return Activation() if spared else options.activation
 
 
 def choose(node: Node, seen: Range, wanted: Activation, options: Options) -> Choice:

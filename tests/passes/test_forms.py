@@ -10,8 +10,9 @@ from pi_compiler.api import compile_secure
 from pi_compiler.errors import CalibrationError, ParameterError
 from pi_compiler.importer import import_model
 from pi_compiler.ops.evaluate import evaluate
-from pi_compiler.options import Options
+from pi_compiler.options import Activation, Options
 from pi_compiler.passes import forms
+from pi_compiler.passes.approximate import wanted_for
 from pi_compiler.passes.compilation import Compilation, Limits
 
 RNG = np.random.default_rng(2)
@@ -75,6 +76,17 @@ def test_power_softmax_never_divides_by_less_than_its_epsilon():
     graph = forms.forms(compilation(model("Softmax"), samples, softmax="power")).graph
     (inverse,) = (n for n in graph.nodes() if n.op == "Reciprocal")
     assert inverse.attrs["interval"][0] == pytest.approx(forms.EPS)
+
+
+def test_quadratics_for_all_layers_leave_divisors_alone():
+    """A parabola that stands for 1/x on an interval widened below 0 was refused; what is asked for by name is taken."""
+    c = forms.forms(compilation(model("Softmax"), RNG.normal(size=(20, 1, 6, 6)), activation=Activation("quadratic")))
+    (inverse,) = (n for n in c.graph.nodes() if n.op == "Reciprocal")
+    (other,) = (n for n in c.graph.nodes() if n.op == "Exp")
+    assert wanted_for(inverse, c.options) == Activation()
+    assert wanted_for(other, c.options) == Activation("quadratic")
+    named = Options(activation=Activation("quadratic"), activations={inverse.origin: Activation("chebyshev", 7)})
+    assert wanted_for(inverse, named) == Activation("chebyshev", 7)
 
 
 def test_a_variance_that_reaches_zero_is_refused_by_name():
