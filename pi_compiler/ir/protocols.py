@@ -94,11 +94,12 @@ def threat_model(name: str, *, private_weights: bool = True) -> tuple[str, ...]:
         "first party": "the first party deals the correlated randomness (no privacy)",
     }[p.dealer]
     weights = "the weights" if private_weights else "nothing but a copy of the public weights"
+    learned = "could compute inputs and answers" if p.dealer == "first party" else "learns neither inputs nor answers"
     return (
         f"protocol: {p.name}, {p.parties} computing parties, {dealer}",
         "adversary: semi-honest; a party that deviates from the protocol can falsify results and learn secrets",
         f"rests on: {p.assumption}",
-        f"the model's owner puts in {weights} and learns neither inputs nor answers",
+        f"the model's owner puts in {weights} and {learned}",
         "the data's owner puts in the inputs and learns the answers, and from them what answers tell about the model",
         "everybody learns: layers, shapes, which ReLUs are kept, activation polynomials, fractional bits"
         + ("" if private_weights else ", and all weights"),

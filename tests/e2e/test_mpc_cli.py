@@ -187,3 +187,4 @@ def test_every_protocol_says_who_deals_and_what_is_learned() -> None:
         assert "semi-honest" in lines
         assert "learns the answers" in lines
         assert ("NO PRIVACY" in lines) == (protocol.dealer == "first party")
+        assert ("learns neither inputs nor answers" in lines) == (protocol.dealer != "first party")
