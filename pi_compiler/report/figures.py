@@ -232,7 +232,8 @@ def _count_axis(axes: Axes, r: Reduction) -> Callable[[float], float]:
 def _original(axes: Axes, r: Reduction) -> None:
     low, high = wilson(r.original.accuracy, r.original.images)
     axes.axhspan(100 * low, 100 * high, color="#000000", alpha=0.07, linewidth=0)
-    label = f"all {r.relu_total:,} ReLUs ({r.original.accuracy:.2%}; band: 95 %)"
+    whole = f"all {r.relu_total:,} ReLUs" if r.relu_total else "as it came"
+    label = f"{whole} ({r.original.accuracy:.2%}; band: 95 %)"
     axes.axhline(100 * r.original.accuracy, color="#000000", linestyle="--", linewidth=1.0, label=label)
 
 

@@ -129,8 +129,9 @@ def _subtitle(reductions: Sequence[Reduction]) -> str:
 
 def _lead(r: Reduction, found: Mapping[tuple[str, str, str], Sequence[Point]]) -> list[str]:
     """What a reader wants to know first: the original, and the smallest budget of every curve."""
+    whole = f"With all {r.relu_total:,} ReLUs" if r.relu_total else "As it came"
     lines = [
-        f"With all {r.relu_total:,} ReLUs the model is right on {rate(r.original.accuracy)} of the test samples. "
+        f"{whole} the model is right on {rate(r.original.accuracy)} of the test samples. "
         "In parentheses: difference in points.",
     ]
     for curve, ps in found.items():

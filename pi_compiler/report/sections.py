@@ -75,7 +75,7 @@ def accuracy_section(r: Reduction, points: Points, figures: Sequence[Picture]) -
 
 def costs_section(r: Reduction, points: Points, figures: Sequence[Picture]) -> Section:
     """What running each model privately is predicted to cost, and which backend profits."""
-    granularities = sorted({curve[2] for curve in points}, key=list(_PROFIT).index)
+    granularities = sorted({curve[2] for curve in points}, key=list(_PROFIT).index) if r.relu_total else []
     networks = list(dict.fromkeys(w for ps in points.values() for p in ps for w in _networks(p)))
     head = ["", "ReLUs left", "tensors with ReLU", "CKKS levels", "log N", "rotations", "keys", "CKKS time"]
     head += [f"{protocol}, {network}" for protocol, network in networks]
