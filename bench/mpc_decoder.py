@@ -34,7 +34,8 @@ def compiled() -> CompiledMpc:
     """The plan; training windows calibrate."""
     x, _ = windows("train")
     chosen = x[:: len(x) // _CALIBRATION][:_CALIBRATION, None]
-    return compile_secure(MODEL, calibration=chosen, options=Options(target="mpc", activation_error=2.0**-11))
+    options = Options(target="mpc", embedding="secret", activation_error=2.0**-11)
+    return compile_secure(MODEL, calibration=chosen, options=options)
 
 
 def clear(session: onnxruntime.InferenceSession, x: np.ndarray) -> np.ndarray:

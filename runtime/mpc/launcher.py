@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -38,6 +39,8 @@ _THREADS = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "YACL_NUM_THREADS")
 """What libraries read; SPU asks for more threads than the first allows, and waits for them longer than it computes."""
 _SPU_GAVE_UP = 255
 """How SPU ends a process when what it sends arrives nowhere."""
+_SPU_CRASHES = (-signal.SIGSEGV, -signal.SIGABRT)
+"""How its process ends then now and then."""
 _GRACE = 10.0
 """Seconds beyond the time-out that a party gets to end by itself."""
 
@@ -342,10 +345,12 @@ def _said(plan: Plan, party: _Party, stuck: bool) -> str:
     code = party.process.returncode
     if stuck:
         return "did not end within the time-out and was killed"
-    if code is not None and code < 0:
-        return f"its process was killed by signal {-code}"
     if plan.spu and code == _SPU_GAVE_UP:
         return "another party is gone; SPU ended the process"
+    if plan.spu and code in _SPU_CRASHES:
+        return f"SPU crashed (signal {-code}), which it may when another party is gone or does not answer"
+    if code is not None and code < 0:
+        return f"its process was killed by signal {-code}"
     return f"its process ended without a report, exit code {code}"
 
 

