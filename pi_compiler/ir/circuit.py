@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 from pi_compiler.ir.graph import FloatArray, IntArray
 from pi_compiler.ir.layout import Layout
@@ -44,18 +46,48 @@ class MatVecPlan:
         return len(self.terms)
 
 
-@dataclass(frozen=True, slots=True)
+class Pair(NamedTuple):
+    """Two operand ciphertexts, each rotated by its turn, and the rotation of what their product adds to.
+
+    Pairs of a group with the same ``back`` are added first and rotated together.
+    """
+
+    left: int
+    right: int
+    left_turn: int = 0
+    right_turn: int = 0
+    back: int = 0
+
+
+@dataclass(frozen=True)
 class SumPlan:
     """How a product or a sum over axes is evaluated on slots.
 
     Attributes:
-        groups: per output ciphertext the pairs of operand ciphertexts whose products are added; for a sum over
-            axes the pair names one ciphertext twice, and it is added itself.
+        groups: per output ciphertext the pairs of operand ciphertexts whose products are added, those of one ``back``
+            behind each other; for a sum over axes the pair names one ciphertext twice, and it is added itself.
         steps: rotations of the rotate-and-add steps after that, in order.
     """
 
-    groups: tuple[tuple[tuple[int, int], ...], ...]
+    groups: tuple[tuple[Pair, ...], ...]
     steps: tuple[int, ...]
+
+    @cached_property
+    def turned(self) -> int:
+        """Rotations of operands, each made once."""
+        left = {(p.left, p.left_turn) for g in self.groups for p in g if p.left_turn}
+        right = {(p.right, p.right_turn) for g in self.groups for p in g if p.right_turn}
+        return len(left) + len(right)
+
+    @cached_property
+    def parts(self) -> int:
+        """Sums of products, each relinearized once."""
+        return sum(len({p.back for p in g}) for g in self.groups)
+
+    @cached_property
+    def backs(self) -> int:
+        """Rotations of sums of products."""
+        return sum(len({p.back for p in g if p.back}) for g in self.groups)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

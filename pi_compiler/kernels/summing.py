@@ -7,14 +7,15 @@ exactly once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pi_compiler.ir.circuit import SumPlan
+from pi_compiler.ir.circuit import Pair, SumPlan
 from pi_compiler.ir.graph import IntArray
 from pi_compiler.ir.layout import Layout, next_power
 from pi_compiler.ir.stages import Contract, Reduce
@@ -22,6 +23,9 @@ from pi_compiler.ir.stages import Contract, Reduce
 Mask = NDArray[np.bool_]
 _NONE = np.iinfo(np.int64).max
 _WORD = 62  # bits of an integer that note which terms were seen
+_MOST_MEETINGS = 1 << 22  # elements that meet, counted for every turn; beyond that layouts have far too many copies
+_MOST_PRODUCTS = 2  # times those whose slots are full of terms
+_MOST_SPLITS = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,39 +55,34 @@ def numbered(where: Mapping[str, IntArray], letters: str, sizes: Mapping[str, in
     return number
 
 
-def contracted(stage: Contract, left: Layout, right: Layout) -> tuple[Layout, SumPlan] | None:
-    """The layout of a product and how it is made; None if the operands do not meet in these layouts."""
+def contracted(stage: Contract, left: Layout, right: Layout) -> list[tuple[Layout, SumPlan]]:
+    """The layouts that a product may have and how it is made, fewest rotations first; none if operands do not meet.
+
+    Ciphertexts meet as they are where they can; where there are several, any two whose elements meet; at last the
+    right one turned as well, slot s receiving slot s + t, which in layouts of one axis makes the diagonals of a product
+    of matrices. Turns are then split between both operands and the sums, by baby steps and giant steps.
+    """
     count = max(left.ciphertexts, right.ciphertexts)
-    if min(left.ciphertexts, right.ciphertexts) not in (1, count):
-        return None
-    pairs = [(c % left.ciphertexts, c % right.ciphertexts) for c in range(count)]
-    period = max(left.period, right.period)
-    a = np.tile(left.index, (1, period // left.period))[[i for i, _ in pairs]]
-    b = np.tile(right.index, (1, period // right.period))[[j for _, j in pairs]]
-    first, second, out = stage.axes
-    where = coordinates(a, first, stage.sizes)
-    other = coordinates(b, second, stage.sizes)
-    meets = (a >= 0) & (b >= 0)
-    for letter in set(first) & set(second):
-        meets &= where[letter] == other[letter]
-    where = {**other, **where}
-    summed = "".join(x for x in dict.fromkeys(first + second) if x not in out)
-    zero = ((a < 0) & left.zero) | ((b < 0) & right.zero)
-    terms = _Terms(
-        np.where(meets, numbered(where, out, stage.sizes, a), -1),
-        np.where(meets, numbered(where, summed, stage.sizes, a), -1),
-        ~meets & ~zero,
-    )
-    length = int(np.prod([stage.sizes[x] for x in summed], dtype=np.int64))
-    found = _collected(terms, length, replace(left, shape=stage.shape, taps=None, spread=()))
-    if found is None:
-        return None
-    layout, groups, steps = found
-    return layout, SumPlan(tuple(tuple(pairs[c] for c in g) for g in groups), steps)
+    if min(left.ciphertexts, right.ciphertexts) in (1, count):
+        pairs = np.array([(c % left.ciphertexts, c % right.ciphertexts, 0) for c in range(count)])
+        found = _collected(_products(stage, left, right, pairs), stage, left)
+        if found is not None:
+            layout, groups, steps = found
+            return [(layout, SumPlan(tuple(tuple(Pair(*pairs[c, :2].tolist()) for c in g) for g in groups), steps))]
+    if count == 1:
+        return []
+    for turned in (False, True):
+        meeting = _meeting(stage, left, right, turned=turned)
+        if meeting is None:
+            return []
+        options = _turned(meeting, _products(stage, left, right, meeting), stage, left)
+        if options:
+            return options
+    return []
 
 
-def reduced(stage: Reduce, source: Layout) -> tuple[Layout, SumPlan] | None:
-    """The layout of a sum over axes and how it is made; None if rotations alone do not give it."""
+def reduced(stage: Reduce, source: Layout) -> list[tuple[Layout, SumPlan]]:
+    """The layout of a sum over axes and how it is made; nothing if rotations alone do not give it."""
     inner, out = stage.axes
     where = coordinates(source.index, inner, stage.sizes)
     there = source.index >= 0
@@ -93,36 +92,108 @@ def reduced(stage: Reduce, source: Layout) -> tuple[Layout, SumPlan] | None:
         np.where(there, numbered(where, summed, stage.sizes, source.index), -1),
         ~there & (not source.zero),
     )
-    length = int(np.prod([stage.sizes[x] for x in summed], dtype=np.int64))
-    found = _collected(terms, length, replace(source, shape=stage.shape, taps=None, spread=()))
-    if found is None:
+    found = _collected(terms, stage, source)
+    if found is not None:
+        layout, groups, steps = found
+        return [(layout, SumPlan(tuple(tuple(Pair(c, c) for c in g) for g in groups), steps))]
+    if source.ciphertexts == 1:
+        return []
+    each = np.arange(source.ciphertexts)
+    return _turned(np.stack([each, each, np.zeros_like(each)], axis=1), terms, stage, source)
+
+
+def _products(stage: Contract, left: Layout, right: Layout, pairs: IntArray) -> _Terms:
+    """What products of ciphertexts hold; ``pairs`` (n, 3) columns: left, right, turn of the right one."""
+    period = max(left.period, right.period)
+    a = np.tile(left.index, (1, period // left.period))[pairs[:, 0]]
+    slot = (np.arange(period) + pairs[:, 2:]) % right.period
+    b = right.index[pairs[:, 1:2], slot]
+    first, second, out = stage.axes
+    where = coordinates(a, first, stage.sizes)
+    other = coordinates(b, second, stage.sizes)
+    meets = (a >= 0) & (b >= 0)
+    for letter in set(first) & set(second):
+        meets &= where[letter] == other[letter]
+    where = {**other, **where}
+    summed = "".join(x for x in dict.fromkeys(first + second) if x not in out)
+    zero = ((a < 0) & left.zero) | ((b < 0) & right.zero)
+    return _Terms(
+        np.where(meets, numbered(where, out, stage.sizes, a), -1),
+        np.where(meets, numbered(where, summed, stage.sizes, a), -1),
+        ~meets & ~zero,
+    )
+
+
+def _meeting(stage: Contract, left: Layout, right: Layout, *, turned: bool) -> IntArray | None:
+    """Ciphertexts with elements that meet, (n, 3): left, right, turn; None if they are too many to look at."""
+    period = max(left.period, right.period)
+    a = np.tile(left.index, (1, period // left.period))
+    b = right.index if turned else np.tile(right.index, (1, period // right.period))
+    shared = "".join(x for x in stage.axes[0] if x in stage.axes[1])
+    codes = []
+    for index, letters in ((a, stage.axes[0]), (b, stage.axes[1])):
+        where = coordinates(index, letters, stage.sizes)
+        code = np.where(index >= 0, numbered(where, shared, stage.sizes, index), -1)
+        codes.append(code if turned else np.where(code >= 0, code * period + np.arange(period), -1))
+    own, other = (np.flatnonzero(c.ravel() >= 0) for c in codes)
+    key, keys = codes[0].ravel()[own], codes[1].ravel()[other]
+    order = np.argsort(keys, kind="stable")
+    low, high = (np.searchsorted(keys[order], key, side=side) for side in ("left", "right"))
+    number = high - low
+    total = int(number.sum())
+    if total > _MOST_MEETINGS:
         return None
-    layout, groups, steps = found
-    return layout, SumPlan(tuple(tuple((c, c) for c in g) for g in groups), steps)
+    first = np.repeat(own, number)
+    second = other[order[np.repeat(low, number) + np.arange(total) - np.repeat(number.cumsum() - number, number)]]
+    turn = (second % b.shape[1] - first % period) % b.shape[1]
+    code = np.unique(((first // period) * len(b) + second // b.shape[1]) * b.shape[1] + turn)
+    if code.size > _MOST_PRODUCTS * max(1, slots_of_terms(stage) // period):
+        return None
+    return np.stack([code // b.shape[1] // len(b), code // b.shape[1] % len(b), code % b.shape[1]], axis=1)
+
+
+def slots_of_terms(stage: Contract | Reduce) -> int:
+    """Slots that it takes to hold all terms of a stage's sums, axes padded to powers of two."""
+    return int(np.prod([next_power(n) for n in stage.sizes.values()], dtype=np.int64))
+
+
+def _length(stage: Contract | Reduce) -> int:
+    """Terms of each element's sum."""
+    axes, out = "".join(stage.axes[:-1]), stage.axes[-1]
+    return int(np.prod([stage.sizes[x] for x in dict.fromkeys(axes) if x not in out], dtype=np.int64))
 
 
 def _collected(
-    t: _Terms, length: int, like: Layout
+    t: _Terms, stage: Contract | Reduce, like: Layout
 ) -> tuple[Layout, tuple[tuple[int, ...], ...], tuple[int, ...]] | None:
     """The layout after adding ciphertexts that hold the same elements, and after the best rotate-and-add steps."""
     groups, rows = _grouped(t)
     sizes = {len(g) for g in groups}
     if len(sizes) != 1:
         return None
-    element = np.stack(rows)
-    term = np.stack([t.term[list(g)] for g in groups])
+    terms = [t.term[list(g)] for g in groups]
     junk = np.stack([t.junk[list(g)].any(axis=0) for g in groups])
-    count = next_power(-(-length // sizes.pop()))
+    length = _length(stage)
+    found = _best(np.stack(rows), terms, junk, next_power(-(-length // sizes.pop())), stage, like)
+    return None if found is None else (found[0], groups, found[1])
+
+
+def _best(
+    element: IntArray, terms: Sequence[IntArray], junk: Mask, count: int, stage: Contract | Reduce, like: Layout
+) -> tuple[Layout, tuple[int, ...]] | None:
+    """The layout after the best steps that fold ``count`` slots, and these."""
     best: tuple[Layout, tuple[int, ...]] | None = None
     for step in _strides(element[0], count):
         steps = tuple(step << i for i in range((count - 1).bit_length()))
-        layout = _after(element, term, junk, step, count, length, like)
+        layout = _after(
+            element, terms, junk, step, count, _length(stage), replace(like, shape=stage.shape, taps=None, spread=())
+        )
         better = layout is not None and (
             best is None or (layout.zero, -layout.period) > (best[0].zero, -best[0].period)
         )
         if layout is not None and better:
             best = layout, steps
-    return None if best is None else (best[0], groups, best[1])
+    return best
 
 
 def _grouped(t: _Terms) -> tuple[tuple[tuple[int, ...], ...], list[IntArray]]:
@@ -144,6 +215,159 @@ def _grouped(t: _Terms) -> tuple[tuple[tuple[int, ...], ...], list[IntArray]]:
     return tuple(tuple(g) for g in groups), rows
 
 
+@dataclass(slots=True)
+class _Group:
+    """Products that add into one ciphertext.
+
+    Attributes:
+        row: its elements.
+        junk: slots that may hold junk.
+        members: numbers of the products, each with the rotation that brings it into place.
+    """
+
+    row: IntArray
+    junk: Mask
+    members: list[tuple[int, int]]
+
+
+def _turned(pairs: IntArray, t: _Terms, stage: Contract | Reduce, like: Layout) -> list[tuple[Layout, SumPlan]]:
+    """Every way to split turns that gives another layout, fewest rotations first.
+
+    Args:
+        pairs: (n, 3) columns: left, right, turn of the right one.
+        t: what the products hold.
+        stage: the product or the sum.
+        like: an operand's layout.
+    """
+    groups = _gathered(pairs, t)
+    if groups is None:
+        return []
+    period = t.element.shape[1]
+    element = np.stack([g.row for g in groups])
+    terms, junk = [], []
+    for g in groups:
+        terms.append(np.stack([np.roll(t.term[c], -back) for c, back in g.members]))
+        junk.append(np.logical_or.reduce([np.roll(t.junk[c], -back) for c, back in g.members]))
+    most = max(int((x >= 0).sum(axis=0).max()) for x in terms)
+    count = next_power(-(-_length(stage) // most))
+    found = _best(element, terms, np.stack(junk), count, stage, like)
+    if found is None:
+        return []
+    layout, steps = found
+    options: dict[int, tuple[int, Layout, SumPlan]] = {}
+    still = not pairs[:, 2].any() and not any(back for g in groups for _, back in g.members)
+    widths = [1] if isinstance(stage, Reduce) or still else [1 << i for i in range(period.bit_length())]
+    for width in widths:
+        moved, plan = _split(pairs, groups, layout, steps, width, period)
+        price = plan.turned + plan.backs + plan.parts
+        if moved.key not in options or price < options[moved.key][0]:
+            options[moved.key] = price, moved, plan
+    ranked = sorted(options.values(), key=lambda o: o[0])
+    return [(moved, plan) for price, moved, plan in ranked[:_MOST_SPLITS] if price <= 2 * ranked[0][0]]
+
+
+def _split(
+    pairs: IntArray, groups: Sequence[_Group], layout: Layout, steps: tuple[int, ...], width: int, period: int
+) -> tuple[Layout, SumPlan]:
+    """Right operands turned by baby steps below ``width``; giant steps are left to left operands and to sums.
+
+    A product of turned operands is the turned product of the right one turned by the difference. Where one rotation
+    would bring all products of a result into place, the result stays where it is.
+    """
+    made = []
+    for g, row in zip(groups, layout.index, strict=True):
+        chosen: list[Pair] = []
+        for c, back in g.members:
+            left, right, turn = pairs[c].tolist()
+            baby = (turn + back) % period % width
+            chosen.append(Pair(left, right, (baby - turn) % period, baby, (turn + back - baby) % period))
+        common = chosen[0].back
+        chosen = sorted((p._replace(back=(p.back - common) % period) for p in chosen), key=lambda p: (p.back, p))
+        made.append((tuple(chosen), np.roll(np.tile(row, period // row.size), common)))
+    # Few turned operands live at a time where results that want the same one follow each other.
+    made.sort(key=lambda m: (m[0][0].left, m[0][0].right_turn, m[0][0].left_turn, m[0][0].right))
+    index = shortest(np.stack([row for _, row in made]))
+    return replace(layout, index=index), SumPlan(tuple(chosen for chosen, _ in made), steps)
+
+
+def _gathered(pairs: IntArray, t: _Terms) -> list[_Group] | None:
+    """Products that hold terms of the same elements, rotated to hold them in the same slots; None if that fails.
+
+    What adds no term is left out. Elements that come in several products' slots, none of them in the same, share a
+    ciphertext if the products are of the same two.
+    """
+    order, valid = _needed(t)
+    if order is None:
+        return None
+    groups: list[_Group] = []
+    home: dict[int, int] = {}
+    mates: dict[tuple[int, int], list[int]] = {}
+    for c in order.tolist():
+        row = t.element[c]
+        there = valid[c]
+        number = next((home[e] for e in row[there].tolist() if e in home), None)
+        back: int | None = 0
+        if number is None:
+            own = mates.setdefault((int(pairs[c, 0]), int(pairs[c, 1])), [])
+            fitting = [n for n in own if _apart(groups[n], row, t.junk[c])]
+            number = min(fitting, key=lambda n: int((groups[n].row < 0).sum()), default=len(groups))
+            if number == len(groups):
+                groups.append(_Group(np.full_like(row, -1), np.zeros(row.size, bool), []))
+                own.append(number)
+        else:
+            back = _alignment(groups[number].row, row, there)
+        if back is None:
+            return None
+        g = groups[number]
+        g.members.append((c, back))
+        moved = np.roll(row, -back)
+        g.row = np.where(g.row >= 0, g.row, moved)
+        g.junk = g.junk | np.roll(t.junk[c], -back)
+        home.update(dict.fromkeys(row[there].tolist(), number))
+    return groups
+
+
+def _needed(t: _Terms) -> tuple[IntArray | None, list[IntArray]]:
+    """Products to be made, those with most elements first, and the slots of their elements.
+
+    Every term has to be in one of them and in one only: nothing is left if a product has some that others have.
+    """
+    there = t.element >= 0
+    code = t.element * (int(t.term.max(initial=0)) + 1) + t.term
+    order = np.argsort(-there.sum(axis=1), kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.size)
+    product, slot = np.nonzero(there)
+    codes, ranks = code[product, slot], rank[product]
+    own = np.unique(codes * order.size + ranks)
+    _, first = np.unique(own // order.size, return_index=True)
+    terms = np.bincount(own % order.size, minlength=order.size)
+    new = np.bincount(own[first] % order.size, minlength=order.size)
+    if ((new > 0) & (new < terms)).any():
+        return None, []
+    bounds = np.searchsorted(product, np.arange(order.size + 1))
+    return order[new > 0], [slot[a:b] for a, b in pairwise(bounds.tolist())]
+
+
+def _alignment(own: IntArray, row: IntArray, there: IntArray) -> int | None:
+    """By how much a product is to be rotated so that its elements are where they are already; None if it cannot be."""
+    for s in there.tolist():
+        places = np.flatnonzero(own == row[s])
+        for back in ((s - places) % own.size).tolist():
+            moved = np.roll(row, -back)
+            if ((moved == own) | (moved < 0) | (own < 0)).all():
+                return int(back)
+        if places.size:
+            return None
+    return None
+
+
+def _apart(group: _Group, row: IntArray, junk: Mask) -> bool:
+    """Whether a product's elements fit between those of a group."""
+    mine, others = row >= 0, group.row >= 0
+    return not bool(((mine | junk) & others).any() or (mine & group.junk).any())
+
+
 def _strides(row: IntArray, count: int) -> list[int]:
     """Distances, powers of two, at which a slot's element occurs again."""
     if count == 1:
@@ -159,7 +383,7 @@ def _strides(row: IntArray, count: int) -> list[int]:
 
 
 def _after(
-    element: IntArray, term: IntArray, junk: Mask, step: int, count: int, length: int, like: Layout
+    element: IntArray, term: Sequence[IntArray], junk: Mask, step: int, count: int, length: int, like: Layout
 ) -> Layout | None:
     """The layout after folding ``count`` slots at a distance; None if some element is nowhere complete."""
     rows, clean = [], True

@@ -11,9 +11,9 @@ from itertools import permutations
 
 from pi_compiler.ir.graph import Shape
 from pi_compiler.ir.layout import Layout
-from pi_compiler.ir.stages import Affine, Contract, Iterated, Polynomial, Reduce, Refresh, Square, Stages
-from pi_compiler.kernels.summing import contracted
-from pi_compiler.passes.spaces import extended, meeting_layouts, ordered, projected, spaces
+from pi_compiler.ir.stages import Affine, Contract, InputStage, Iterated, Polynomial, Reduce, Refresh, Square, Stages
+from pi_compiler.kernels.summing import contracted, slots_of_terms
+from pi_compiler.passes.spaces import columns, extended, meeting_layouts, ordered, projected, pulled, spaces
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _MOST_AXES = 3
@@ -27,6 +27,7 @@ class Meetings:
         self.slots = slots
         self.readers = stages.consumers()
         self.any = any(isinstance(s, Contract | Reduce) for s in self.stages)
+        self.over_ciphertexts = any(isinstance(s, Contract) and slots_of_terms(s) > slots for s in self.stages)
         self.follows: dict[int, int] = {}
         for number, stage in enumerate(self.stages):
             if isinstance(stage, Contract):
@@ -91,8 +92,9 @@ class Meetings:
         anchor = placed.get(product.left) or placed[self.root(product.left)]
         around = extended(product, anchor, self.slots)
         choices = [*([around] if around is not None else []), *spaces(product, "", self.slots)]
-        layouts = meeting_layouts(product, 1, self.stages[number].shape, choices, self.slots)
-        found = {x.key: x for x in layouts if contracted(product, anchor, x) is not None}
+        shape = self.stages[number].shape
+        layouts = [*meeting_layouts(product, 1, shape, choices, self.slots), *self.columns(shape)]
+        found = {x.key: x for x in layouts if contracted(product, anchor, x)}
         return list(found.values())
 
     def leading(self, number: int, reader: int, product: Contract) -> list[Layout]:
@@ -101,7 +103,8 @@ class Meetings:
         own = self.summed_axes(number, product.axes[0])
         first = "".join(dict.fromkeys(own + first))
         choices = list(spaces(product, first, self.slots))
-        return meeting_layouts(product, 0, self.stages[number].shape, choices, self.slots)
+        shape = self.stages[number].shape
+        return [*meeting_layouts(product, 0, shape, choices, self.slots), *self.columns(shape)]
 
     def summed(self, number: int) -> list[Layout] | None:
         """Layouts of a value that is summed over axes: these outermost."""
@@ -110,12 +113,44 @@ class Meetings:
         first = self.summed_axes(number, axes)
         if not first:
             return None
-        return self.orders(shape, axes, first)
+        return [*self.orders(shape, axes, first), *self.columns(shape)]
 
     def permuted(self, shape: Shape) -> list[Layout]:
         """A value's axes in every order, for networks in which products leave theirs in unusual ones."""
         axes = _LETTERS[: sum(n > 1 for n in shape)]
-        return self.orders(shape, axes, "") if self.any and 1 < len(axes) <= _MOST_AXES else []
+        orders = self.orders(shape, axes, "") if self.any and 1 < len(axes) <= _MOST_AXES else []
+        return [*orders, *self.columns(shape)]
+
+    def columns(self, shape: Shape) -> list[Layout]:
+        """A value's axes divided between slots and ciphertexts, where some product's do not fit into one ciphertext."""
+        axes = _LETTERS[: sum(n > 1 for n in shape)]
+        if not self.over_ciphertexts or len(axes) > _MOST_AXES:
+            return []
+        sizes = dict(zip(axes, (n for n in shape if n > 1), strict=True))
+        found = (projected(s, axes, sizes, shape, self.slots) for s in columns(axes, sizes, self.slots))
+        return list({x.key: x for x in found if x is not None}.values())
+
+    def needed(self, number: int) -> list[Layout]:
+        """Layouts of an input from which a map that reads it need not rotate."""
+        found = []
+        for reader in self.readers[number]:
+            stage = self.stages[reader]
+            if isinstance(stage, Affine):
+                matrix = stage.matrices[stage.sources.index(number)]
+                found += [pulled(matrix, self.stages[number].shape, x) for x in self.columns(stage.shape)]
+        return list({x.key: x for x in found if x is not None}.values())
+
+    def order(self) -> list[int]:
+        """The stages as they are placed: inputs right before what needs them, so that they may follow other values."""
+        numbers = range(len(self.stages))
+        if not self.over_ciphertexts:
+            return list(numbers)
+        first = {n: min(self.readers[n], default=n) for n in numbers if isinstance(self.stages[n], InputStage)}
+        for follower, number in self.follows.items():
+            product = self.stages[number]
+            if isinstance(product, Contract) and product.left in first:
+                first[product.left] = min(first[product.left], follower)
+        return sorted(numbers, key=lambda n: (first.get(n, n), n not in first, n))
 
     def orders(self, shape: Shape, axes: str, first: str) -> list[Layout]:
         sizes = dict(zip(axes, (n for n in shape if n > 1), strict=True))

@@ -16,7 +16,7 @@ import numpy as np
 from pi_compiler.cost import Prices
 from pi_compiler.errors import BudgetError, InternalError
 from pi_compiler.ir.circuit import Circuit, MatVecPlan, SumPlan
-from pi_compiler.ir.layout import Layout, next_power
+from pi_compiler.ir.layout import Layout
 from pi_compiler.ir.stages import (
     Affine,
     Contract,
@@ -32,7 +32,7 @@ from pi_compiler.ir.stages import (
     sources_of,
 )
 from pi_compiler.kernels.matvec import Structure, best_split, make_plan, structure
-from pi_compiler.kernels.summing import contracted, reduced
+from pi_compiler.kernels.summing import contracted, reduced, slots_of_terms
 from pi_compiler.options import Options
 from pi_compiler.passes.layouts import Grid, Placed, distinct, input_layouts, plain_grids, result_layouts, tap_layouts
 from pi_compiler.passes.meeting import Meetings
@@ -67,21 +67,22 @@ class _Packer:
         self.prices_of: dict[tuple[int, ...], float] = {}
         self.tapped: dict[int, list[tuple[Placed, Placed]]] = {}
         self.meetings = Meetings(stages, slots)
-        self.met: dict[tuple[int, ...], tuple[Layout, SumPlan] | None] = {}
+        self.met: dict[tuple[int, ...], list[tuple[Layout, SumPlan]]] = {}
 
     def run(self) -> Circuit:
         """The circuit of the cheapest assignment found."""
         states = [_State(0.0, {})]
-        for number in range(len(self.stages.stages)):
+        order = self.meetings.order()
+        for at, number in enumerate(order):
             grown = [new for state in states for new in self.extend(state, number)]
             if not grown:
                 raise no_layout(self.stages.stages[self.meetings.product_of(number)], self.slots)
-            states = self.prune(grown, number)
+            states = self.prune(grown, order[: at + 1])
         best = min(states, key=lambda s: s.cost)
         return self.finish([best.placed[n].layout for n in range(len(self.stages.stages))], best)
 
-    def prune(self, states: list[_State], number: int) -> list[_State]:
-        live = [v for v in range(number + 1) if any(r > number for r in self.readers[v])]
+    def prune(self, states: list[_State], placed: Sequence[int]) -> list[_State]:
+        live = [v for v in placed if not set(self.readers[v]) <= set(placed)]
         best: dict[tuple[int, ...], _State] = {}
         for state in sorted(states, key=lambda s: s.cost):
             best.setdefault(tuple(state.placed[v].layout.key for v in live), state)
@@ -92,6 +93,9 @@ class _Packer:
         match stage:
             case InputStage():
                 entering = distinct([*input_layouts(stage.shape, self.slots), *self.permuted(stage)])
+                if self.meetings.over_ciphertexts:
+                    needed = [Placed(x, next(plain_grids(stage.shape))) for x in self.meetings.needed(number)]
+                    entering = distinct([*entering, *needed, *self.alike(number, stage, state)])
                 options = [(p, self.encryption(p, number)) for p in entering]
                 options += [(a, self.encryption(a, number)) for a, _ in self.taps(number)]
             case Affine():
@@ -131,24 +135,28 @@ class _Packer:
         return replace(placed, layout=replace(placed.layout, zero=False))
 
     def summed(self, number: int, stage: Contract | Reduce, state: _State) -> list[tuple[Placed, float]]:
-        """The one way in which a product with axes, or a sum over axes, comes out; none if it does not."""
+        """The ways in which a product with axes, or a sum over axes, comes out; none if it does not."""
+        source = state.placed[stage.left if isinstance(stage, Contract) else stage.source]
         found = self.meeting(number, stage, [state.placed[n].layout for n in sources_of(stage)])
-        if found is None:
-            return []
-        layout, plan = found
-        level, p = self.levels[number] + (1 if isinstance(stage, Contract) else 0), self.prices
-        folds = len(plan.steps) * (p.named("rotate", level) + p.named("add", level))
-        pairs = sum(map(len, plan.groups))
-        cost = len(plan.groups) * folds + (pairs - len(plan.groups)) * p.named("add", level)
-        if isinstance(stage, Contract):
-            cost += pairs * p.named("mul", level)
-            cost += len(plan.groups) * (p.named("relinearize", level) + p.named("rescale", level))
-            source = state.placed[stage.left]
-        else:
-            source = state.placed[stage.source]
-        return [(Placed(layout, source.grid, layout.zero), cost)]
+        level = self.levels[number] + isinstance(stage, Contract)
+        return [
+            (Placed(layout, source.grid, layout.zero), self.summing(plan, level, isinstance(stage, Contract)))
+            for layout, plan in found
+        ]
 
-    def meeting(self, number: int, stage: Contract | Reduce, own: Sequence[Layout]) -> tuple[Layout, SumPlan] | None:
+    def summing(self, plan: SumPlan, level: int, multiplied: bool) -> float:
+        """Seconds of a product with axes or of a sum over axes."""
+        p, results = self.prices, len(plan.groups)
+        pairs = sum(map(len, plan.groups))
+        rotations = plan.turned + plan.backs + results * len(plan.steps)
+        additions = pairs - results + results * len(plan.steps)
+        cost = rotations * p.named("rotate", level) + additions * p.named("add", level)
+        if multiplied:
+            cost += pairs * p.named("mul", level)
+            cost += plan.parts * p.named("relinearize", level) + results * p.named("rescale", level)
+        return cost
+
+    def meeting(self, number: int, stage: Contract | Reduce, own: Sequence[Layout]) -> list[tuple[Layout, SumPlan]]:
         key = (number, *(x.key for x in own))
         if key not in self.met:
             self.met[key] = contracted(stage, *own) if isinstance(stage, Contract) else reduced(stage, *own)
@@ -181,10 +189,17 @@ class _Packer:
             return [b for a, b in self.taps(stage.sources[0]) if a.layout.key == sources[0].layout.key]
         bound = self.meetings.bound(number, {n: p.layout for n, p in state.placed.items()})
         if bound is not None:
-            return [Placed(layout, next(plain_grids(stage.shape))) for layout in bound]
+            # Diagonals of a product of matrices, for one, which stay where they are.
+            free = self.meetings.over_ciphertexts and number not in self.meetings.follows
+            placed = [Placed(layout, next(plain_grids(stage.shape))) for layout in bound]
+            return distinct([*placed, *self.alike(number, stage, state)]) if free else placed
+        results = result_layouts(stage.shape, sources, self.slots)
+        return distinct([*self.alike(number, stage, state), *results, *self.permuted(stage)])
+
+    def alike(self, number: int, stage: Affine | InputStage, state: _State) -> list[Placed]:
+        """The layouts of values of the same shape that are still read."""
         same = [p for v, p in state.placed.items() if p.layout.shape == stage.shape and self.near(v, number)]
-        clean = [Placed(replace(p.layout, zero=True), p.grid) for p in same if p.layout.taps is None]
-        return distinct([*clean, *result_layouts(stage.shape, sources, self.slots), *self.permuted(stage)])
+        return [Placed(replace(p.layout, zero=True), p.grid) for p in same if p.layout.taps is None]
 
     def permuted(self, stage: Affine | InputStage) -> list[Placed]:
         return [Placed(layout, next(plain_grids(stage.shape))) for layout in self.meetings.permuted(stage.shape)]
@@ -247,9 +262,10 @@ class _Packer:
         for number, stage in enumerate(self.stages.stages):
             if isinstance(stage, Contract | Reduce):
                 found = self.meeting(number, stage, [layouts[n] for n in sources_of(stage)])
-                if found is None:
+                chosen = [plan for layout, plan in found if layout.key == layouts[number].key]
+                if not chosen:
                     raise InternalError(f"operands of {stage.origin!r} do not meet in the layouts chosen")
-                sums[number] = found[1]
+                sums[number] = chosen[0]
             if not isinstance(stage, Affine):
                 continue
             sources = [layouts[s] for s in stage.sources]
@@ -276,10 +292,9 @@ def no_layout(stage: Stage, slots: int) -> NoLayout:
     if not isinstance(stage, Contract | Reduce):
         return NoLayout(f"no layout for layer {stage.origin!r}", f"its shape is {list(stage.shape)}, slots: {slots}")
     lengths = ", ".join(str(n) for n in stage.sizes.values())
-    terms = int(np.prod([next_power(n) for n in stage.sizes.values()], dtype=np.int64))
     return NoLayout(
         f"the product at layer {stage.origin!r} cannot be packed",
-        f"its axes, of lengths {lengths}, padded to powers of two, take {terms} slots; a ciphertext has {slots}",
+        f"its axes, of lengths {lengths}, padded to powers of two, take {slots_of_terms(stage)} slots; a ciphertext has {slots}",
         hint="a larger --log-n, fewer tokens or heads, or smaller heads",
     )
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import chain, permutations
 
 import numpy as np
 
 from pi_compiler.ir.graph import IntArray, Shape
 from pi_compiler.ir.layout import Layout, next_power
-from pi_compiler.ir.stages import Contract
-from pi_compiler.kernels.summing import coordinates, numbered
+from pi_compiler.ir.stages import Contract, Matrix
+from pi_compiler.kernels.summing import coordinates, numbered, shortest
 
 _FREE = -2  # a slot in which an operand may hold anything, for the other one holds zero or junk there
 _MOST_AXES = 4
@@ -44,6 +44,56 @@ def ordered(axes: str, sizes: Mapping[str, int], slots: int) -> Space:
     grid = np.unravel_index(np.arange(total), padded) if axes else ()
     shape = (-(-total // slots), min(total, slots))
     return Space({a: g.reshape(shape) for a, g in zip(axes, grid, strict=True)}, "axes " + axes)
+
+
+def columns(axes: str, sizes: Mapping[str, int], slots: int) -> Iterator[Space]:
+    """Some axes in slots, the others over ciphertexts: what ciphertexts hold then needs no rotation to be added.
+
+    The first axis in slots turns round with them, so products along it need turns only. Room behind the axes in slots
+    is filled with a part of another one. Where half of all slots or more would be left over there is no space.
+    """
+    size = int(np.prod([sizes[a] for a in axes], dtype=np.int64))
+    for inside in chain.from_iterable(permutations(axes, n) for n in range(1, len(axes) + 1)):
+        held = int(np.prod([next_power(sizes[a]) for a in inside], dtype=np.int64))
+        outside = [a for a in axes if a not in inside]
+        room = slots // held
+        for part in [None, *(a for a in outside if 1 < room < sizes[a])]:
+            outer = [-(-sizes[a] // room) if a == part else sizes[a] for a in outside]
+            inner = [next_power(sizes[a]) for a in inside] + ([] if part is None else [room])
+            count = int(np.prod(outer, dtype=np.int64))
+            if held > slots or count * slots >= 2 * size:
+                continue
+            grid = np.unravel_index(np.arange(count * int(np.prod(inner))), (*outer, *inner))
+            where = dict(zip([*outside, *inside], grid[: len(axes)], strict=True))
+            if part is not None:
+                where[part] = where[part] * room + grid[-1]
+            name = f"{''.join(inside)} in slots" + ("" if part is None else f", {room} of {part}")
+            yield Space({a: w.reshape(count, -1) for a, w in where.items()}, name)
+
+
+def pulled(matrix: Matrix, source: Shape, result: Layout) -> Layout | None:
+    """A layout of a map's operand in which every element is in the slots that it is needed in, so nothing is rotated.
+
+    None if two elements are needed in some but not all slots in common.
+    """
+    period = result.period
+    slots_of = np.zeros((result.size, period), bool)
+    there = result.index >= 0
+    slots_of[result.index[there], np.nonzero(there)[1]] = True
+    coo = matrix.tocoo()
+    needed = np.zeros((matrix.shape[1], period), bool)
+    np.logical_or.at(needed, coo.col, slots_of[coo.row])
+    sets, number = np.unique(needed, axis=0, return_inverse=True)
+    if (sets.sum(axis=0) > 1).any() or not needed.any(axis=1).all():
+        return None
+    order = np.argsort(number, kind="stable")
+    first = np.searchsorted(number[order], number[order])
+    place = np.empty_like(order)
+    place[order] = np.arange(order.size) - first
+    index = np.full((int(place.max()) + 1, period), -1, np.int64)
+    element, slot = np.nonzero(needed)
+    index[place[element], slot] = element
+    return Layout(source, result.slots, shortest(index), True, f"as needed for {result.name}")
 
 
 def spaces(stage: Contract, first: str, slots: int) -> Iterator[Space]:
