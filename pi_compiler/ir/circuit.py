@@ -84,6 +84,11 @@ class SumPlan:
         """Sums of products, each relinearized once."""
         return sum(len({p.back for p in g}) for g in self.groups)
 
+    @property
+    def switches(self) -> int:
+        """Rotations and relinearizations, without those of ``steps``."""
+        return self.turned + self.backs + self.parts
+
     @cached_property
     def backs(self) -> int:
         """Rotations of sums of products."""

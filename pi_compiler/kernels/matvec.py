@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def folds(entries: Sequence[Entries], source: Sequence[Layout], result: Layout) 
     return (*lanes, *steps, *(-step for step in result.spread)), span
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Structure:
     """The distinct diagonals of an affine map: what its price depends on.
 
@@ -81,6 +82,12 @@ class Structure:
     folds: tuple[int, ...]
     span: int
     outputs: int
+
+    @cached_property
+    def rotated(self) -> int:
+        """Number of output ciphertexts that take rotations before the folds."""
+        moved = self.keys[:, 3] % np.asarray(self.periods)[self.keys[:, 1]] != 0
+        return int(np.unique(self.keys[moved, 0]).size)
 
 
 def structure(matrices: Sequence[Matrix], sources: Sequence[Layout], result: Layout) -> Structure:

@@ -25,7 +25,7 @@ _NONE = np.iinfo(np.int64).max
 _WORD = 62  # bits of an integer that note which terms were seen
 _MOST_MEETINGS = 1 << 22  # elements that meet, counted for every turn; beyond that layouts have far too many copies
 _MOST_PRODUCTS = 2  # times those whose slots are full of terms
-_MOST_SPLITS = 4
+_MOST_SWITCHES = 2  # times those of the split with the fewest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,7 +231,7 @@ class _Group:
 
 
 def _turned(pairs: IntArray, t: _Terms, stage: Contract | Reduce, like: Layout) -> list[tuple[Layout, SumPlan]]:
-    """Every way to split turns that gives another layout, fewest rotations first.
+    """The ways to split turns, fewest rotations first.
 
     Args:
         pairs: (n, 3) columns: left, right, turn of the right one.
@@ -246,24 +246,21 @@ def _turned(pairs: IntArray, t: _Terms, stage: Contract | Reduce, like: Layout) 
     element = np.stack([g.row for g in groups])
     terms, junk = [], []
     for g in groups:
-        terms.append(np.stack([np.roll(t.term[c], -back) for c, back in g.members]))
-        junk.append(np.logical_or.reduce([np.roll(t.junk[c], -back) for c, back in g.members]))
+        numbers, backs = np.array(g.members).T
+        moved = (np.arange(period) + backs[:, None]) % period
+        terms.append(t.term[numbers[:, None], moved])
+        junk.append(t.junk[numbers[:, None], moved].any(axis=0))
     most = max(int((x >= 0).sum(axis=0).max()) for x in terms)
     count = next_power(-(-_length(stage) // most))
     found = _best(element, terms, np.stack(junk), count, stage, like)
     if found is None:
         return []
     layout, steps = found
-    options: dict[int, tuple[int, Layout, SumPlan]] = {}
     still = not pairs[:, 2].any() and not any(back for g in groups for _, back in g.members)
     widths = [1] if isinstance(stage, Reduce) or still else [1 << i for i in range(period.bit_length())]
-    for width in widths:
-        moved, plan = _split(pairs, groups, layout, steps, width, period)
-        price = plan.turned + plan.backs + plan.parts
-        if moved.key not in options or price < options[moved.key][0]:
-            options[moved.key] = price, moved, plan
-    ranked = sorted(options.values(), key=lambda o: o[0])
-    return [(moved, plan) for price, moved, plan in ranked[:_MOST_SPLITS] if price <= 2 * ranked[0][0]]
+    options = [_split(pairs, groups, layout, steps, width, period) for width in widths]
+    options.sort(key=lambda o: o[1].switches)
+    return [o for o in options if o[1].switches <= _MOST_SWITCHES * options[0][1].switches]
 
 
 def _split(
@@ -302,28 +299,32 @@ def _gathered(pairs: IntArray, t: _Terms) -> list[_Group] | None:
     groups: list[_Group] = []
     home: dict[int, int] = {}
     mates: dict[tuple[int, int], list[int]] = {}
+    known: dict[bytes, tuple[int, int]] = {}
     for c in order.tolist():
         row = t.element[c]
-        there = valid[c]
-        number = next((home[e] for e in row[there].tolist() if e in home), None)
-        back: int | None = 0
-        if number is None:
-            own = mates.setdefault((int(pairs[c, 0]), int(pairs[c, 1])), [])
-            fitting = [n for n in own if _apart(groups[n], row, t.junk[c])]
-            number = min(fitting, key=lambda n: int((groups[n].row < 0).sum()), default=len(groups))
-            if number == len(groups):
-                groups.append(_Group(np.full_like(row, -1), np.zeros(row.size, bool), []))
-                own.append(number)
-        else:
-            back = _alignment(groups[number].row, row, there)
-        if back is None:
-            return None
-        g = groups[number]
-        g.members.append((c, back))
-        moved = np.roll(row, -back)
-        g.row = np.where(g.row >= 0, g.row, moved)
-        g.junk = g.junk | np.roll(t.junk[c], -back)
-        home.update(dict.fromkeys(row[there].tolist(), number))
+        found = known.get(row.tobytes())
+        if found is None:
+            there = row[valid[c]].tolist()
+            number = next((home[e] for e in there if e in home), None)
+            back: int | None = 0
+            if number is None:
+                own = mates.setdefault((int(pairs[c, 0]), int(pairs[c, 1])), [])
+                fitting = [n for n in own if _apart(groups[n], row, t.junk[c])]
+                number = min(fitting, key=lambda n: int((groups[n].row < 0).sum()), default=len(groups))
+                if number == len(groups):
+                    groups.append(_Group(np.full_like(row, -1), np.zeros(row.size, bool), []))
+                    own.append(number)
+            else:
+                back = _alignment(groups[number].row, row, valid[c])
+            if back is None:
+                return None
+            found = known[row.tobytes()] = number, back
+            groups[number].row = np.where(groups[number].row >= 0, groups[number].row, np.roll(row, -back))
+            home.update(dict.fromkeys(there, number))
+        g = groups[found[0]]
+        g.members.append((c, found[1]))
+        if t.junk[c].any():
+            g.junk = g.junk | np.roll(t.junk[c], -found[1])
     return groups
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import permutations
 
+from pi_compiler.ir.circuit import SumPlan
 from pi_compiler.ir.graph import Shape
 from pi_compiler.ir.layout import Layout
 from pi_compiler.ir.stages import Affine, Contract, InputStage, Iterated, Polynomial, Reduce, Refresh, Square, Stages
@@ -29,6 +30,7 @@ class Meetings:
         self.any = any(isinstance(s, Contract | Reduce) for s in self.stages)
         self.over_ciphertexts = any(isinstance(s, Contract) and slots_of_terms(s) > slots for s in self.stages)
         self.follows: dict[int, int] = {}
+        self.met: dict[tuple[int, int, int], list[tuple[Layout, SumPlan]]] = {}
         for number, stage in enumerate(self.stages):
             if isinstance(stage, Contract):
                 root = self.root(stage.right)
@@ -94,8 +96,15 @@ class Meetings:
         choices = [*([around] if around is not None else []), *spaces(product, "", self.slots)]
         shape = self.stages[number].shape
         layouts = [*meeting_layouts(product, 1, shape, choices, self.slots), *self.columns(shape)]
-        found = {x.key: x for x in layouts if contracted(product, anchor, x)}
+        found = {x.key: x for x in layouts if self.meeting(self.follows[number], product, anchor, x)}
         return list(found.values())
+
+    def meeting(self, number: int, product: Contract, left: Layout, right: Layout) -> list[tuple[Layout, SumPlan]]:
+        """``contracted``, looked up where the same was asked before."""
+        key = (number, left.key, right.key)
+        if key not in self.met:
+            self.met[key] = contracted(product, left, right)
+        return self.met[key]
 
     def leading(self, number: int, reader: int, product: Contract) -> list[Layout]:
         """Layouts of a left operand in the spaces of its product."""

@@ -32,7 +32,7 @@ from pi_compiler.ir.stages import (
     sources_of,
 )
 from pi_compiler.kernels.matvec import Structure, best_split, make_plan, structure
-from pi_compiler.kernels.summing import contracted, reduced, slots_of_terms
+from pi_compiler.kernels.summing import reduced, slots_of_terms
 from pi_compiler.options import Options
 from pi_compiler.passes.layouts import Grid, Placed, distinct, input_layouts, plain_grids, result_layouts, tap_layouts
 from pi_compiler.passes.meeting import Meetings
@@ -67,7 +67,7 @@ class _Packer:
         self.prices_of: dict[tuple[int, ...], float] = {}
         self.tapped: dict[int, list[tuple[Placed, Placed]]] = {}
         self.meetings = Meetings(stages, slots)
-        self.met: dict[tuple[int, ...], list[tuple[Layout, SumPlan]]] = {}
+        self.reduced: dict[tuple[int, ...], list[tuple[Layout, SumPlan]]] = {}
 
     def run(self) -> Circuit:
         """The circuit of the cheapest assignment found."""
@@ -139,28 +139,32 @@ class _Packer:
         source = state.placed[stage.left if isinstance(stage, Contract) else stage.source]
         found = self.meeting(number, stage, [state.placed[n].layout for n in sources_of(stage)])
         level = self.levels[number] + isinstance(stage, Contract)
-        return [
-            (Placed(layout, source.grid, layout.zero), self.summing(plan, level, isinstance(stage, Contract)))
-            for layout, plan in found
-        ]
+        priced = [(layout, self.summing(plan, level, isinstance(stage, Contract))) for layout, plan in found]
+        return [(Placed(layout, source.grid, layout.zero), cost) for layout, cost in priced]
 
     def summing(self, plan: SumPlan, level: int, multiplied: bool) -> float:
         """Seconds of a product with axes or of a sum over axes."""
-        p, results = self.prices, len(plan.groups)
-        pairs = sum(map(len, plan.groups))
-        rotations = plan.turned + plan.backs + results * len(plan.steps)
-        additions = pairs - results + results * len(plan.steps)
-        cost = rotations * p.named("rotate", level) + additions * p.named("add", level)
-        if multiplied:
-            cost += pairs * p.named("mul", level)
-            cost += plan.parts * p.named("relinearize", level) + results * p.named("rescale", level)
+        p, pairs = self.prices, sum(map(len, plan.groups))
+        steps = plan.parts * len(plan.steps)
+        cost = (plan.turned + steps) * p.named("rotate", level) + steps * p.named("add", level)
+        below = level - multiplied
+        cost += plan.backs * (p.named("rotate", below) + p.named("add", below))
+        if not multiplied:
+            cost += (pairs - plan.parts) * p.named("add", level)
+        elif plan.steps:
+            cost += pairs * p.named("mul", level) + (pairs - plan.parts) * p.named("add", level)
+            cost += plan.parts * (p.named("relinearize", level) + p.named("rescale", level))
+        else:
+            cost += pairs * p.tensor(level) + plan.parts * p.relinearize_rescale(level)
         return cost
 
     def meeting(self, number: int, stage: Contract | Reduce, own: Sequence[Layout]) -> list[tuple[Layout, SumPlan]]:
-        key = (number, *(x.key for x in own))
-        if key not in self.met:
-            self.met[key] = contracted(stage, *own) if isinstance(stage, Contract) else reduced(stage, *own)
-        return self.met[key]
+        if isinstance(stage, Contract):
+            return self.meetings.meeting(number, stage, own[0], own[1])
+        key = (number, own[0].key)
+        if key not in self.reduced:
+            self.reduced[key] = reduced(stage, own[0])
+        return self.reduced[key]
 
     def taps(self, number: int) -> list[tuple[Placed, Placed]]:
         """Tap layouts of an input that only one affine map reads, and alone."""
@@ -248,7 +252,7 @@ class _Packer:
         p = self.prices
         products = len(s.keys) * p.product(level, s.span)
         folds = len(s.folds) * (p.named("rotate", level) + p.named("add", level))
-        return products + s.outputs * (folds + p.finish(level) + p.named("rescale", level))
+        return products + s.outputs * (folds + p.named("rescale", level)) + s.rotated * p.finish(level)
 
     @staticmethod
     def hints(grid: Grid) -> tuple[int, ...]:
@@ -262,10 +266,11 @@ class _Packer:
         for number, stage in enumerate(self.stages.stages):
             if isinstance(stage, Contract | Reduce):
                 found = self.meeting(number, stage, [layouts[n] for n in sources_of(stage)])
+                level, multiplied = self.levels[number] + isinstance(stage, Contract), isinstance(stage, Contract)
                 chosen = [plan for layout, plan in found if layout.key == layouts[number].key]
                 if not chosen:
                     raise InternalError(f"operands of {stage.origin!r} do not meet in the layouts chosen")
-                sums[number] = chosen[0]
+                sums[number] = min(chosen, key=lambda plan: self.summing(plan, level, multiplied))
             if not isinstance(stage, Affine):
                 continue
             sources = [layouts[s] for s in stage.sources]
@@ -294,7 +299,8 @@ def no_layout(stage: Stage, slots: int) -> NoLayout:
     lengths = ", ".join(str(n) for n in stage.sizes.values())
     return NoLayout(
         f"the product at layer {stage.origin!r} cannot be packed",
-        f"its axes, of lengths {lengths}, padded to powers of two, take {slots_of_terms(stage)} slots; a ciphertext has {slots}",
+        f"its axes, of lengths {lengths}, padded to powers of two, take {slots_of_terms(stage)} slots; "
+        f"a ciphertext has {slots}",
         hint="a larger --log-n, fewer tokens or heads, or smaller heads",
     )
 
