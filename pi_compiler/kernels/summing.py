@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ _NONE = np.iinfo(np.int64).max
 _WORD = 62  # bits of an integer that note which terms were seen
 _MOST_MEETINGS = 1 << 22  # elements that meet, counted for every turn; beyond that layouts have far too many copies
 _MOST_PRODUCTS = 2  # times those whose slots are full of terms
-_MOST_SWITCHES = 2  # times those of the split with the fewest
+_MOST_SWITCHES = 1.5  # times those of the split with the fewest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +69,7 @@ def contracted(stage: Contract, left: Layout, right: Layout) -> list[tuple[Layou
         if found is not None:
             layout, groups, steps = found
             return [(layout, SumPlan(tuple(tuple(Pair(*pairs[c, :2].tolist()) for c in g) for g in groups), steps))]
-    if count == 1:
+    if count == 1 and slots_of_terms(stage) <= left.slots:
         return []
     for turned in (False, True):
         meeting = _meeting(stage, left, right, turned=turned)
@@ -258,18 +258,28 @@ def _turned(pairs: IntArray, t: _Terms, stage: Contract | Reduce, like: Layout) 
     layout, steps = found
     still = not pairs[:, 2].any() and not any(back for g in groups for _, back in g.members)
     widths = [1] if isinstance(stage, Reduce) or still else [1 << i for i in range(period.bit_length())]
-    options = [_split(pairs, groups, layout, steps, width, period) for width in widths]
+    ways = product(widths, (False,) if isinstance(stage, Reduce) or still else (False, True))
+    split = [_split(pairs, groups, layout, steps, period, width, whole=whole) for width, whole in ways]
+    options = list({(moved.key, plan.groups): (moved, plan) for moved, plan in split}.values())
     options.sort(key=lambda o: o[1].switches)
     return [o for o in options if o[1].switches <= _MOST_SWITCHES * options[0][1].switches]
 
 
 def _split(
-    pairs: IntArray, groups: Sequence[_Group], layout: Layout, steps: tuple[int, ...], width: int, period: int
+    pairs: IntArray,
+    groups: Sequence[_Group],
+    layout: Layout,
+    steps: tuple[int, ...],
+    period: int,
+    width: int,
+    *,
+    whole: bool,
 ) -> tuple[Layout, SumPlan]:
     """Right operands turned by baby steps below ``width``; giant steps are left to left operands and to sums.
 
     A product of turned operands is the turned product of the right one turned by the difference. Where one rotation
-    would bring all products of a result into place, the result stays where it is.
+    would bring all products of a result into place, the result stays where it is; if ``whole``, all of them are turned
+    as far as the first one.
     """
     made = []
     for g, row in zip(groups, layout.index, strict=True):
@@ -277,6 +287,8 @@ def _split(
         for c, back in g.members:
             left, right, turn = pairs[c].tolist()
             baby = (turn + back) % period % width
+            if whole and chosen:
+                baby = (turn + back - chosen[0].back) % period
             chosen.append(Pair(left, right, (baby - turn) % period, baby, (turn + back - baby) % period))
         common = chosen[0].back
         chosen = sorted((p._replace(back=(p.back - common) % period) for p in chosen), key=lambda p: (p.back, p))
