@@ -25,6 +25,7 @@ _NONE = np.iinfo(np.int64).max
 _WORD = 62  # bits of an integer that note which terms were seen
 _MOST_MEETINGS = 1 << 22  # elements that meet, counted for every turn; beyond that layouts have far too many copies
 _MOST_PRODUCTS = 2  # times those whose slots are full of terms
+_MOST_COPIES = 8  # times as many to look at, for elements with copies meet at several turns
 _MOST_SWITCHES = 1.5  # times those of the split with the fewest
 
 
@@ -147,7 +148,7 @@ def _meeting(stage: Contract, left: Layout, right: Layout, *, turned: bool) -> I
     second = other[order[np.repeat(low, number) + np.arange(total) - np.repeat(number.cumsum() - number, number)]]
     turn = (second % b.shape[1] - first % period) % b.shape[1]
     code = np.unique(((first // period) * len(b) + second // b.shape[1]) * b.shape[1] + turn)
-    if code.size > _MOST_PRODUCTS * max(1, slots_of_terms(stage) // period):
+    if code.size > _MOST_COPIES * _MOST_PRODUCTS * max(1, slots_of_terms(stage) // period):
         return None
     return np.stack([code // b.shape[1] // len(b), code // b.shape[1] % len(b), code % b.shape[1]], axis=1)
 
@@ -239,7 +240,10 @@ def _turned(pairs: IntArray, t: _Terms, stage: Contract | Reduce, like: Layout) 
         stage: the product or the sum.
         like: an operand's layout.
     """
-    groups = _gathered(pairs, t)
+    order, valid = _needed(t)
+    if order is None or order.size > _MOST_PRODUCTS * max(1, slots_of_terms(stage) // t.element.shape[1]):
+        return []
+    groups = _gathered(pairs, t, order, valid)
     if groups is None:
         return []
     period = t.element.shape[1]
@@ -299,15 +303,12 @@ def _split(
     return replace(layout, index=index), SumPlan(tuple(chosen for chosen, _ in made), steps)
 
 
-def _gathered(pairs: IntArray, t: _Terms) -> list[_Group] | None:
+def _gathered(pairs: IntArray, t: _Terms, order: IntArray, valid: Sequence[IntArray]) -> list[_Group] | None:
     """Products that hold terms of the same elements, rotated to hold them in the same slots; None if that fails.
 
-    What adds no term is left out. Elements that come in several products' slots, none of them in the same, share a
+    Elements that come in several products' slots, none of them in the same, share a
     ciphertext if the products are of the same two.
     """
-    order, valid = _needed(t)
-    if order is None:
-        return None
     groups: list[_Group] = []
     home: dict[int, int] = {}
     mates: dict[tuple[int, int], list[int]] = {}

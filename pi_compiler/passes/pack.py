@@ -36,6 +36,7 @@ from pi_compiler.kernels.summing import reduced, slots_of_terms
 from pi_compiler.options import Options
 from pi_compiler.passes.layouts import Grid, Placed, distinct, input_layouts, plain_grids, result_layouts, tap_layouts
 from pi_compiler.passes.meeting import Meetings
+from pi_compiler.passes.spaces import filled
 
 _BEAM = 10
 _BEAM_OF_PRODUCTS = 24  # layouts that meet cost more at first: they must not be pruned before they pay
@@ -196,7 +197,9 @@ class _Packer:
             # Diagonals of a product of matrices, for one, which stay where they are.
             free = self.meetings.over_ciphertexts and number not in self.meetings.follows
             placed = [Placed(layout, next(plain_grids(stage.shape))) for layout in bound]
-            return distinct([*placed, *self.alike(number, stage, state)]) if free else placed
+            alike = self.alike(number, stage, state) if free else []
+            copied = [replace(p, layout=x) for p in alike if (x := filled(p.layout)) is not None]
+            return distinct([*placed, *alike, *copied])
         results = result_layouts(stage.shape, sources, self.slots)
         return distinct([*self.alike(number, stage, state), *results, *self.permuted(stage)])
 

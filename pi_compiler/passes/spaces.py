@@ -71,6 +71,21 @@ def columns(axes: str, sizes: Mapping[str, int], slots: int) -> Iterator[Space]:
             yield Space({a: w.reshape(count, -1) for a, w in where.items()}, name)
 
 
+def filled(layout: Layout) -> Layout | None:
+    """The same with copies in the free slots behind each element, where all have as many; made by rotate-and-add.
+
+    A sum that is folded within groups of slots leaves its elements so, and a product with more columns wants copies.
+    """
+    there = np.flatnonzero((layout.index >= 0).any(axis=0))
+    gap = int(np.gcd.reduce(there, initial=layout.period))
+    room = gap & -gap
+    if room < 2 or layout.spread:
+        return None
+    index = np.repeat(layout.index[:, ::room], room, axis=1)
+    spread = tuple(1 << i for i in range(room.bit_length() - 1))
+    return Layout(layout.shape, layout.slots, index, True, f"{layout.name}, {room} copies", None, spread)
+
+
 def pulled(matrix: Matrix, source: Shape, result: Layout) -> Layout | None:
     """A layout of a map's operand in which every element is in the slots that it is needed in, so nothing is rotated.
 
