@@ -241,7 +241,8 @@ def _turned(pairs: IntArray, t: _Terms, stage: Contract | Reduce, like: Layout) 
         like: an operand's layout.
     """
     order, valid = _needed(t)
-    if order is None or order.size > _MOST_PRODUCTS * max(1, slots_of_terms(stage) // t.element.shape[1]):
+    most = _MOST_PRODUCTS * max(1, slots_of_terms(stage) // t.element.shape[1])
+    if order is None or (isinstance(stage, Contract) and order.size > most):
         return []
     groups = _gathered(pairs, t, order, valid)
     if groups is None:
@@ -254,8 +255,8 @@ def _turned(pairs: IntArray, t: _Terms, stage: Contract | Reduce, like: Layout) 
         moved = (np.arange(period) + backs[:, None]) % period
         terms.append(t.term[numbers[:, None], moved])
         junk.append(t.junk[numbers[:, None], moved].any(axis=0))
-    most = max(int((x >= 0).sum(axis=0).max()) for x in terms)
-    count = next_power(-(-_length(stage) // most))
+    deepest = max(int((x >= 0).sum(axis=0).max()) for x in terms)
+    count = next_power(-(-_length(stage) // deepest))
     found = _best(element, terms, np.stack(junk), count, stage, like)
     if found is None:
         return []

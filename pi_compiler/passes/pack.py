@@ -40,6 +40,7 @@ from pi_compiler.passes.spaces import filled
 
 _BEAM = 10
 _BEAM_OF_PRODUCTS = 24  # layouts that meet cost more at first: they must not be pruned before they pay
+_BEAM_OF_COLUMNS = 64  # copies and turned diagonals pay two products later
 _NEAR, _TIE = 1.6, 1.01
 _MANY, _FEW = 4, 64  # results with more than _MANY times the fewest diagonals, plus _FEW, are dropped
 
@@ -87,7 +88,8 @@ class _Packer:
         best: dict[tuple[int, ...], _State] = {}
         for state in sorted(states, key=lambda s: s.cost):
             best.setdefault(tuple(state.placed[v].layout.key for v in live), state)
-        return list(best.values())[: _BEAM_OF_PRODUCTS if self.meetings else _BEAM]
+        width = _BEAM_OF_COLUMNS if self.meetings.over_ciphertexts else _BEAM_OF_PRODUCTS if self.meetings else _BEAM
+        return list(best.values())[:width]
 
     def extend(self, state: _State, number: int) -> list[_State]:
         stage = self.stages.stages[number]
