@@ -87,7 +87,7 @@ def pack_inputs(signature: Signature, inputs: Mapping[str, FloatArray]) -> dict[
 
 
 def unpack_output(port: Port, slots: FloatArray, batch: int = 1) -> FloatArray:
-    """The tensor (..., *shape) from decrypted slot vectors (..., ciphertexts, slots); of batches (..., batch, *shape)."""
+    """The tensor (..., *shape) from decrypted slot vectors (..., ciphertexts, slots); a batch is an axis before it."""
     return port.layout.unpack(slots if batch == 1 else batching.separated(slots, batch)) * port.gain
 
 
