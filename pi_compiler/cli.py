@@ -270,7 +270,6 @@ def compile(
         target,
         ckks={
             "--emit-onnx": emit_onnx,
-            "--batch": batch if batch != str(DEFAULTS.batch) else None,
             "--log-n": log_n,
             "--log-scale": log_scale,
             "--costs": costs,

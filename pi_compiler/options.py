@@ -146,7 +146,7 @@ class Options:
         activations: replacement by ONNX node name.
         activation_error: largest absolute error of an automatic replacement.
         margin: half width of an approximation interval relative to the calibrated range's.
-        max_latency: choose fits by dynamic programming so that predicted seconds stay below this.
+        max_latency: choose fits by dynamic programming so that predicted seconds of one run stay below this.
         max_accuracy_drop: choose the cheapest fits that lose at most this fraction of the original's
             answers on calibration data.
         precision_bits: bits of the outputs, relative to the largest calibrated one, that

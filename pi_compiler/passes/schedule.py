@@ -42,7 +42,10 @@ _LARGEST_SCALE = 50.0
 _SCALE_STEP, _SCALE_TRIES = 0.05, 8
 _WIDEST_DIGIT = 30
 _DEEP = 16
-_MOST_CIPHERTEXTS, _WORTHWHILE = 64, 0.9
+_MOST_CIPHERTEXTS = 64
+"""Batches that are tried leave no value more ciphertexts than about so many; planning takes their square."""
+_WORTHWHILE = 0.9
+"""A larger batch makes all wait longer: it has to cost less per input than so much of what a smaller one does."""
 _KEY_PRODUCT = 0.7
 """A limb's product with both polynomials of a key, in transforms (native at N = 2^16)."""
 _AS_GOOD = 1.05
@@ -271,7 +274,7 @@ class _Planner:
         """
         batch = self.options.batch
         if batch != "auto":
-            return [self.of(params, batch)] if batch <= params.slots else []
+            return [self.asked_for(params, batch)] if batch <= params.slots else []
         largest = max(math.prod(s.shape) for s in self.stages.stages)
         most = min(params.slots, _MOST_CIPHERTEXTS * params.slots // largest)
         found = [self.of(params, 1)]
@@ -292,6 +295,17 @@ class _Planner:
         pays(2 * best)
         pays(best // 2)
         return found
+
+    def asked_for(self, params: Params, batch: int) -> Plan:
+        """The plan of a batch; what has no layout for it may have one for a smaller batch, and the error says so."""
+        try:
+            return self.of(params, batch)
+        except NoLayout as error:
+            if batch == 1:
+                raise
+            told = f"a batch of {batch} leaves {params.slots // batch:,} of {params.slots:,} slots to each input"
+            hint = ", ".join(h for h in ("a smaller --batch", error.hint) if h)
+            raise NoLayout(error.what, *error.details, told, hint=hint) from error
 
     def of(self, params: Params, batch: int) -> Plan:
         """The plan of a batch.

@@ -312,7 +312,8 @@ def _sizes(r: Json) -> list[tuple[str, str]]:
         ("keys", f"{r['keys']} switching keys, {size(r['key_bytes'])} ({r['distinct_rotations']} rotations)"),
         (
             "input",
-            f"{r['input_ciphertexts']} ciphertexts of {size(r['ciphertext_bytes'])}, {size(r['bytes_sent'])} sent",
+            f"{r['input_ciphertexts']} ciphertexts of {size(r['ciphertext_bytes'])}, {size(r['bytes_sent'])} sent"
+            + (f" for all {batch_of(r)} inputs" if batch_of(r) > 1 else ""),
         ),
         ("plaintexts", size(r["plaintext_bytes"])),
         (
