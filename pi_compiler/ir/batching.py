@@ -2,7 +2,7 @@
 
 A network is planned for the slots of one sample, slots / batch of them. A rotation by k of those is one by k * batch of
 the ciphertext's, cyclic for every sample at once; a constant is each of its values batch times in a row. So one program
-answers a batch at the price of one, and no sample ever meets another (MOAI interleaves batches so: Zhang et al., 2025).
+answers a batch at the price of one, and no sample ever meets another (MOAI, ICLR 2026, interleaves batches so).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ _LARGEST_SCALE = 50.0
 _SCALE_STEP, _SCALE_TRIES = 0.05, 8
 _WIDEST_DIGIT = 30
 _DEEP = 16
-_MOST_CIPHERTEXTS = 64
+_MOST_CIPHERTEXTS = 256
 """Batches that are tried leave no value more ciphertexts than about so many; planning takes their square."""
 _WORTHWHILE = 0.9
 """A larger batch makes all wait longer: it has to cost less per input than so much of what a smaller one does."""
