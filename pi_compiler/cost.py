@@ -50,12 +50,14 @@ class Prices:
         table: operation -> seconds at level 0, 1, 2 ...
         overhead: seconds of dispatch per instruction.
         late: whether constants of fused products are transformed as they are used, because they do not fit.
+        unheld: fraction of them that do not fit like that either, and are encoded at each use.
     """
 
     log_n: int
     table: Mapping[str, Sequence[float]]
     overhead: float = 0.0
     late: bool = False
+    unheld: float = 0.0
 
     @cached_property
     def _tails(self) -> dict[str, np.poly1d]:
@@ -169,7 +171,8 @@ class FusedPrices(Prices):
 
     def product(self, level: int, period: int) -> float:
         period = batching.real_period(period, self.batch)
-        return self._price(switching.product(self._params, level, period, late=self.late)) + self.overhead
+        encoded = self.unheld * self.named("encode", 0 if self.late else level) if period > 1 else 0.0
+        return self._price(switching.product(self._params, level, period, late=self.late)) + self.overhead + encoded
 
     def tensor(self, level: int) -> float:
         return self._price(switching.tensor(self._params, level)) + self.overhead
@@ -205,13 +208,14 @@ class CostTable:
     overhead: float
     measured_here: bool
 
-    def prices(self, params: Params, *, late: bool = False, batch: int = 1) -> Prices:
+    def prices(self, params: Params, *, late: bool = False, batch: int = 1, unheld: float = 0.0) -> Prices:
         """Prices at a ring degree; scaled with N log N from the nearest measured one if it is missing.
 
         Args:
             params: what the program will run with.
-            late: see ``Prices``; without meaning for backends that fuse nothing.
+            late: see ``Prices``; this and the rest are without meaning for backends that fuse nothing.
             batch: samples in one run.
+            unheld: see ``Prices``.
         """
         log_n = params.log_n
         nearest = min(self.ops, key=lambda n: abs(n - log_n))
@@ -220,7 +224,7 @@ class CostTable:
         if not set(switching.UNITS) <= set(scaled):
             return Prices(log_n, scaled, self.overhead)
         unit = tuple(scaled[name][0] for name in switching.UNITS)
-        return FusedPrices(log_n, scaled, self.overhead, late, params, unit, batch)
+        return FusedPrices(log_n, scaled, self.overhead, late, unheld, params, unit, batch)
 
 
 def table_path(backend: str) -> Path:

@@ -45,7 +45,7 @@ _DEEP = 16
 _MOST_CIPHERTEXTS = 256
 """Batches that are tried leave no value more ciphertexts than about so many; planning takes their square."""
 _WORTHWHILE = 0.9
-"""A larger batch makes all wait longer: it has to cost less per input than so much of what a smaller one does."""
+"""Batches grow as long as one four times as large costs less per input than so much of what the best so far does."""
 _KEY_PRODUCT = 0.7
 """A limb's product with both polynomials of a key, in transforms (native at N = 2^16)."""
 _AS_GOOD = 1.05
@@ -313,17 +313,16 @@ class _Planner:
         Raises:
             NoLayout: some value has no layout.
         """
-        circuit, late = self.packed(params, batch, self.late)
-        if batch > 1 and late != self.late:  # constants are batch times as long, which no depth tells
-            circuit, late = self.packed(params, batch, late)
-        prices = self.costs.prices(params, late=late, batch=batch)
+        expected = self.costs.prices(params, late=self.late, batch=batch)
+        circuit, prices = self.packed(expected, params, batch)
+        if batch > 1 and prices != expected:  # constants are batch times as long, which no depth tells
+            circuit, prices = self.packed(prices, params, batch)
         return Plan(circuit, params, self.levels, price(circuit, params, self.levels, prices))
 
-    def packed(self, params: Params, batch: int, late: bool) -> tuple[Circuit, bool]:
-        """The circuit, and whether its constants are late, if they are expected to be so or not."""
-        prices = self.costs.prices(params, late=late, batch=batch)
-        circuit = pack_stages(self.stages, self.levels, params.slots // batch, prices, self.options)
-        return circuit, constants_are_late(circuit, self.levels, params)
+    def packed(self, expected: Prices, params: Params, batch: int) -> tuple[Circuit, Prices]:
+        """The circuit that is best at the prices expected, and those that its own constants make."""
+        circuit = pack_stages(self.stages, self.levels, params.slots // batch, expected, self.options)
+        return circuit, prices_of(circuit, self.levels, params, self.costs)
 
 
 def _batch_too_large(options: Options, choices: Sequence[Params]) -> ParameterError:
@@ -353,6 +352,14 @@ def bootstrapped(stages: Stages, options: Options, limits: Limits) -> tuple[Stag
         if best is None or seconds < best[0]:
             best = seconds, made, params
     return (stages, []) if best is None else best[1:]
+
+
+def prices_of(circuit: Circuit, levels: Sequence[int], params: Params, costs: CostTable) -> Prices:
+    """Prices if the circuit's constants are made beforehand, late, or, as far as memory does not hold them, at use."""
+    late = constants_are_late(circuit, levels, params)
+    size = constant_bytes(circuit, levels, params, late=late)
+    unheld = max(0.0, 1.0 - DEFAULT_PLAINTEXT_MEMORY / size) if size else 0.0
+    return costs.prices(params, late=late, batch=circuit.batch(params), unheld=unheld)
 
 
 def constants_are_late(circuit: Circuit, levels: Sequence[int], params: Params) -> bool:

@@ -25,7 +25,7 @@ from pi_compiler.ir.stages import (
 )
 from pi_compiler.kernels.circuit import depth_of
 from pi_compiler.passes.compilation import Compilation, Range
-from pi_compiler.passes.schedule import constant_bytes, constants_are_late
+from pi_compiler.passes.schedule import constant_bytes, prices_of
 from pi_compiler.report import memory
 from pi_compiler.report.blocks import schedule_report
 
@@ -43,7 +43,7 @@ def plan_report(c: Compilation) -> Json:
     levels = Compilation.require(c.levels, "report", "schedule")
     cost = Compilation.require(c.cost, "report", "schedule")
     totals = {op: sum(counts.get(op, 0) for counts in cost.counts.values()) for op in Opcode}
-    prices = c.costs.prices(params, late=constants_are_late(circuit, levels, params), batch=circuit.batch(params))
+    prices = prices_of(circuit, levels, params, c.costs)
     keys = len(cost.rotation_keys) + (1 if totals[Opcode.RELINEARIZE] else 0)
     encrypt, decrypt = transfer_seconds(circuit, levels, prices)
     batch, evaluate = circuit.batch(params), sum(cost.seconds.values())
@@ -131,7 +131,7 @@ def transfer_seconds(circuit: Circuit, levels: tuple[int, ...], prices: Prices) 
 
 
 def plaintexts(c: Compilation, circuit: Circuit, levels: tuple[int, ...], prices: Prices) -> tuple[int, float]:
-    """Bytes of all encoded plaintext vectors, and predicted seconds to encode them."""
+    """Bytes of all encoded plaintext vectors, and predicted seconds to encode those that memory holds."""
     params = Compilation.require(c.params, "report", "schedule")
     size, seconds = 0, 0.0
     for n, stage in enumerate(circuit.stages.stages):
@@ -142,7 +142,7 @@ def plaintexts(c: Compilation, circuit: Circuit, levels: tuple[int, ...], prices
             size += (0 if prices.fused else count * (8 * (level + 1) << params.log_n)) + bias * (
                 8 * level << params.log_n
             )
-            seconds += count * prices.named("encode", 0 if prices.late else level)
+            seconds += (1 - prices.unheld) * count * prices.named("encode", 0 if prices.late else level)
             seconds += bias * prices.named("encode", level - 1)
     if prices.fused:
         size += constant_bytes(circuit, levels, params, late=prices.late)
