@@ -80,19 +80,20 @@ def stacked(compiled: CompiledModel, x: Samples) -> dict[str, FloatArray]:
 
 
 def answer(session: Session, inputs: Values, progress: Progress = silent, what: str = "run") -> Answers:
-    """Run samples (B, *shape): in batches where the backend takes them, else one by one."""
+    """Run samples (B, *shape): as many at once as the program answers and the backend takes."""
     count = min(len(v) for v in inputs.values())
-    can_batch = session.backend.capabilities.batch
-    step = max(1, _BATCH_BYTES // (8 * session.params.slots)) if can_batch else 1
+    runs = max(1, _BATCH_BYTES // (8 * session.params.slots)) if session.backend.capabilities.batch else 1
+    step = runs * session.signature.batch
+    stacks = session.backend.capabilities.batch or step > 1
     results: list[Result] = []
     for number, batch in enumerate(batches(inputs, step)):
-        sample = batch if can_batch else {n: v[0] for n, v in batch.items()}
+        sample = batch if stacks else {n: v[0] for n, v in batch.items()}
         results.append(session.run(sample, progress=_within(progress, what, number * step, step, count)))
         progress(what, min(count, (number + 1) * step), count)
 
     def gather(part: Callable[[Result], Values]) -> dict[str, FloatArray]:
         names = part(results[0])
-        return {n: _gather([part(r)[n] for r in results], batched=can_batch) for n in names}
+        return {n: _gather([part(r)[n] for r in results], batched=stacks) for n in names}
 
     return Answers(
         gather(lambda r: r.logits),
@@ -139,8 +140,8 @@ def timed_run(
         progress: observer.
 
     Returns:
-        The report (seconds are those of one sample, the mean of all), the answers, and the exact
-        answers of backend ``clear``.
+        The report (seconds are those of one sample of a full batch, the mean of all runs), the answers, and the
+        exact answers of backend ``clear``.
     """
     flood = None
     if flood_bits is not None:
@@ -153,17 +154,23 @@ def timed_run(
     peak = memory.peak_bytes()
     name = session.backend.name
     exact = found if name == "clear" else answer(compiled.session("clear", insecure=insecure), inputs)
-    count = min(len(v) for v in inputs.values())
+    count, batch = min(len(v) for v in inputs.values()), compiled.signature.batch
+    runs = -(-count // batch)
+    full = runs * batch
     bits = bits_kept(exact.logits, found.logits)
     priced = name == compiled.report["backend"]
+    predicted = float(str(compiled.report["predicted_seconds"]))
     report: Json = {
         "backend": name,
         "samples": count,
-        "seconds": found.seconds / count,
-        "predicted_seconds": compiled.report["predicted_seconds"] if priced else None,
-        "encrypt_seconds": found.encrypt_seconds / count,
-        "evaluate_seconds": found.trace.seconds / count,
-        "decrypt_seconds": found.decrypt_seconds / count,
+        "batch": batch,
+        "seconds": found.seconds / full,
+        "predicted_seconds": predicted if priced else None,
+        "batch_seconds": found.seconds / runs,
+        "predicted_batch_seconds": predicted * batch if priced else None,
+        "encrypt_seconds": found.encrypt_seconds / full,
+        "evaluate_seconds": found.trace.seconds / full,
+        "decrypt_seconds": found.decrypt_seconds / full,
         "keygen_seconds": session.keygen_seconds,
         "setup_seconds": session.prepare_seconds,
         "peak_memory_bytes": peak,
@@ -172,7 +179,7 @@ def timed_run(
         "key_bytes": session.key_bytes,
         "precision_bits": bits if math.isfinite(bits) else None,
         "flood_bits": flood_bits,
-        "layers": layer_times(compiled.report, found, count, priced=priced),
+        "layers": layer_times(compiled.report, found, full, priced=priced),
     }
     return report, found, exact
 

@@ -124,7 +124,10 @@ class CompiledModel:
         )
 
     def run(self, x: Samples, *, backend: str = "auto", progress: Progress | None = None) -> Result:
-        """Encrypt one sample (or a batch in ``clear`` and ``sim``), evaluate, decrypt."""
+        """Encrypt one sample, or as many as the program answers at once, evaluate, decrypt.
+
+        Backends that encrypt nothing (``clear``, ``sim``) take any number of samples.
+        """
         return self.session(backend).run(self.sample(x), progress=progress)
 
     def sample(self, x: Samples) -> dict[str, FloatArray]:

@@ -29,7 +29,9 @@ from pi_compiler.ir.layout import Layout
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import Port, Program, Signature
 
-FORMAT = 1
+FORMAT = 2
+"""The newest form that is read. Form 1 knows no batches; a program without them is still written so."""
+
 _COLUMNS = ("op", "a", "b", "imm", "const", "plain_scale", "origin", "level", "scale", "dimension")
 Json = dict[str, object]
 
@@ -126,6 +128,8 @@ def _write(artifact: Artifact, folder: Path) -> None:
     for name, data in artifact.models.items():
         (folder / name).write_bytes(data)
     manifest = {
+        "format": 1 if p.batch == 1 else 2,
+        "batch": p.batch,
         "params": {
             "log_n": artifact.params.log_n,
             "primes": artifact.params.primes,
@@ -148,7 +152,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
 def seal_folder(folder: Path, manifest: Mapping[str, object]) -> None:
     """Write the manifest of a folder that is otherwise complete: the checksum of every file, its own included."""
     digests = {f.name: _digest(f) for f in sorted(folder.iterdir())}
-    whole = {"format": FORMAT, "version": pi_compiler.__version__, "files": digests, **manifest}
+    whole = {"format": 1, "version": pi_compiler.__version__, "files": digests, **manifest}
     body = json.dumps(whole, indent=1, default=_plain)
     seal = hashlib.sha256(body.encode()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps({"sha256": seal, "manifest": json.loads(body)}, indent=1))
@@ -251,6 +255,7 @@ def _read(folder: Path, m: dict[str, object]) -> Artifact:
         arrays = {name: npz[name] for name in npz.files}
     consts = _constants(folder / "constants.bin", arrays["constants"])
     report = _mapping(m["report"])
+    batch = int(str(m.get("batch", 1)))
     inputs = {n: tuple(int(str(v)) for v in _sequence(vs)) for n, vs in _mapping(m["inputs"]).items()}
     outputs = {n: tuple(int(str(v)) for v in _sequence(vs)) for n, vs in _mapping(m["outputs"]).items()}
     program = Program(
@@ -259,6 +264,7 @@ def _read(folder: Path, m: dict[str, object]) -> Artifact:
         inputs=inputs,
         outputs=outputs,
         origins=tuple(str(o) for o in _sequence(m["origins"])),
+        batch=batch,
     )
     p = _mapping(m["params"])
     params = Params(
@@ -286,6 +292,7 @@ def _read(folder: Path, m: dict[str, object]) -> Artifact:
         {n.removeprefix("output/"): q for n, q in ports.items() if n.startswith("output/")},
         client_ops,
         _front(m.get("front"), arrays),
+        batch,
     )
     names = _mapping(m["files"])
     models = {n: (folder / n).read_bytes() for n in names if n.endswith(".onnx")}

@@ -29,7 +29,7 @@ from pi_compiler.commands.shell import (
     write_report,
 )
 from pi_compiler.errors import ParameterError
-from pi_compiler.options import Activation, Options, Target
+from pi_compiler.options import Activation, Batch, Options, Target
 from pi_compiler.terminal import progress, show
 
 if TYPE_CHECKING:
@@ -174,6 +174,14 @@ def compile(
         float, typer.Option("--precision-bits", help="Bits of the outputs that noise leaves intact.")
     ] = DEFAULTS.precision_bits,
     maxpool: MaxPool = DEFAULTS.maxpool,
+    batch: Annotated[
+        str,
+        typer.Option(
+            "--batch",
+            metavar="B|auto",
+            help="Inputs that one run answers: a power of two, or what costs least per input.",
+        ),
+    ] = str(DEFAULTS.batch),
     log_n: Annotated[int | None, typer.Option("--log-n", help="log2 of the ring degree, instead of the best.")] = None,
     log_scale: Annotated[float | None, typer.Option("--log-scale", help="log2 of the scale.")] = None,
     max_input_ciphertexts: Annotated[
@@ -242,6 +250,7 @@ def compile(
         max_accuracy_drop=max_accuracy_drop,
         precision_bits=precision_bits,
         maxpool=maxpool,
+        batch=parse_batch(batch),
         log_n=log_n,
         log_scale=log_scale,
         max_input_ciphertexts=max_input_ciphertexts,
@@ -609,6 +618,16 @@ def parse_options(
         )
     except ParameterError as e:
         raise bad_use(e) from e
+
+
+def parse_batch(text: str) -> Batch:
+    """A number of inputs, or ``auto``; anything else is bad use."""
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError as e:
+        raise bad_use(ParameterError(f"--batch {text!r} is no number of inputs", hint="a power of two, or auto")) from e
 
 
 def by_layer(texts: list[str] | None, everywhere: T, parse: Callable[[str], T]) -> tuple[T, dict[str, T]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pi_compiler.errors import InternalError, ParameterError
-from pi_compiler.ir import switching
+from pi_compiler.ir import batching, switching
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import CtType, Opcode
@@ -50,12 +50,14 @@ class Prices:
         table: operation -> seconds at level 0, 1, 2 ...
         overhead: seconds of dispatch per instruction.
         late: whether constants of fused products are transformed as they are used, because they do not fit.
+        unheld: fraction of them that do not fit like that either, and are encoded at each use.
     """
 
     log_n: int
     table: Mapping[str, Sequence[float]]
     overhead: float = 0.0
     late: bool = False
+    unheld: float = 0.0
 
     @cached_property
     def _tails(self) -> dict[str, np.poly1d]:
@@ -105,7 +107,7 @@ class Prices:
         return self.named("rotate", level) + self.named("add", level) + 2 * self.overhead
 
     def product(self, level: int, period: int) -> float:
-        """Seconds of a product with a diagonal of a period, and of adding it."""
+        """Seconds of a product with a diagonal of a period among one sample's slots, and of adding it."""
         return self.named("mul_plain", level) + self.named("add", level) + 2 * self.overhead
 
     def tensor(self, level: int) -> float:
@@ -136,10 +138,12 @@ class FusedPrices(Prices):
     Attributes:
         params: key switching costs what the digits and special primes make of it.
         unit: seconds of each of ``switching.UNITS`` at this ring degree.
+        batch: samples in one run; constants are as many times as long.
     """
 
     params: Params | None = None
     unit: tuple[float, ...] = ()
+    batch: int = 1
 
     def _price(self, work: FloatArray) -> float:
         return float(work @ np.asarray(self.unit))
@@ -166,7 +170,9 @@ class FusedPrices(Prices):
         return self._price(switching.giant(self._params, level, late=self.late)) + self.overhead
 
     def product(self, level: int, period: int) -> float:
-        return self._price(switching.product(self._params, level, period, late=self.late)) + self.overhead
+        period = batching.real_period(period, self.batch)
+        encoded = self.unheld * self.named("encode", 0 if self.late else level) if period > 1 else 0.0
+        return self._price(switching.product(self._params, level, period, late=self.late)) + self.overhead + encoded
 
     def tensor(self, level: int) -> float:
         return self._price(switching.tensor(self._params, level)) + self.overhead
@@ -202,12 +208,14 @@ class CostTable:
     overhead: float
     measured_here: bool
 
-    def prices(self, params: Params, *, late: bool = False) -> Prices:
+    def prices(self, params: Params, *, late: bool = False, batch: int = 1, unheld: float = 0.0) -> Prices:
         """Prices at a ring degree; scaled with N log N from the nearest measured one if it is missing.
 
         Args:
             params: what the program will run with.
-            late: see ``Prices``; without meaning for backends that fuse nothing.
+            late: see ``Prices``; this and the rest are without meaning for backends that fuse nothing.
+            batch: samples in one run.
+            unheld: see ``Prices``.
         """
         log_n = params.log_n
         nearest = min(self.ops, key=lambda n: abs(n - log_n))
@@ -216,7 +224,7 @@ class CostTable:
         if not set(switching.UNITS) <= set(scaled):
             return Prices(log_n, scaled, self.overhead)
         unit = tuple(scaled[name][0] for name in switching.UNITS)
-        return FusedPrices(log_n, scaled, self.overhead, late, params, unit)
+        return FusedPrices(log_n, scaled, self.overhead, late, unheld, params, unit, batch)
 
 
 def table_path(backend: str) -> Path:

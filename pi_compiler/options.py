@@ -10,6 +10,7 @@ from pi_compiler.errors import ParameterError
 
 Target: TypeAlias = Literal["ckks", "mpc"]
 Embedding: TypeAlias = Literal["client", "secret"]
+Batch: TypeAlias = int | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class Options:
         activations: replacement by ONNX node name.
         activation_error: largest absolute error of an automatic replacement.
         margin: half width of an approximation interval relative to the calibrated range's.
-        max_latency: choose fits by dynamic programming so that predicted seconds stay below this.
+        max_latency: choose fits by dynamic programming so that predicted seconds of one run stay below this.
         max_accuracy_drop: choose the cheapest fits that lose at most this fraction of the original's
             answers on calibration data.
         precision_bits: bits of the outputs, relative to the largest calibrated one, that
@@ -169,6 +170,8 @@ class Options:
         embedding: who looks token numbers up: ``"client"``, which then knows the tables, or, under MPC only,
             ``"secret"``: one-hot rows are shared and multiplied by the table.
         bootstraps: plans may count bootstraps where the depth exceeds every leveled parameter set; nothing runs them.
+        batch: samples that one run answers, a power of two; ``"auto"`` takes what is predicted to cost least per
+            sample, within ``max_latency`` where that is given.
     """
 
     activation: Activation = field(default_factory=Activation)
@@ -195,6 +198,7 @@ class Options:
     stochastic_bits: int = 0
     embedding: Embedding = "client"
     bootstraps: bool = False
+    batch: Batch = 1
 
     def __post_init__(self) -> None:
         faults = []
@@ -222,6 +226,10 @@ class Options:
             faults.append(f"stochastic_bits={self.stochastic_bits} must be in [0, 20]")
         if self.embedding == "secret" and self.target != "mpc":
             faults.append("embedding='secret' is for target 'mpc'")
+        if self.batch != "auto" and (self.batch < 1 or self.batch & (self.batch - 1)):
+            faults.append(f"batch={self.batch} must be a power of two, or 'auto'")
+        if self.batch != 1 and self.target == "mpc":
+            faults.append(f"batch={self.batch} is for target 'ckks', whose ciphertexts have slots to share")
         for text in (self.softmax, *self.softmaxes.values()):
             try:
                 Softmax.parse(text)

@@ -90,8 +90,7 @@ def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int, fu
     full: set[tuple[int, int]] = set()
     for k in _by_worth(program, keys, uses) if plaintext_memory > 0 else ():
         const, level = keys[k][:2]
-        values = program.consts[const]
-        kind = (level, values.size)
+        kind = (level, program.period(const))
         if kind in full:
             continue
         try:
@@ -327,7 +326,7 @@ def _plaintext(prepared: Prepared, at: int) -> tuple[Plaintext, float]:
 
 def _encode(program: Program, evaluator: Evaluator, key: _Key, late: bool) -> Plaintext:
     const, level, scale, linear = key
-    values = np.asarray(program.consts[const], np.float64)
+    values = program.slot_values(const)
     if linear and isinstance(evaluator, LinearEvaluator):
         return evaluator.encode_linear(values, level, scale, late=late)
     return evaluator.encode(values, level, scale)
@@ -336,7 +335,7 @@ def _encode(program: Program, evaluator: Evaluator, key: _Key, late: bool) -> Pl
 def _linear_bytes(program: Program, evaluator: LinearEvaluator, fusion: Fusion) -> int:
     """Memory that the constants of all matrix products take if nothing is left for their use."""
     return sum(
-        evaluator.linear_bytes(program.consts[program.const[k]].size, int(program.level[program.a[k]]))
+        evaluator.linear_bytes(program.period(program.const[k]), int(program.level[program.a[k]]))
         for k in fusion.products
     )
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from pi_compiler.errors import ExecutionError, ParameterError, ShapeMismatch
+from pi_compiler.ir import batching
 from pi_compiler.ir.client_ops import apply_client_ops
-from pi_compiler.ir.graph import FloatArray
+from pi_compiler.ir.graph import FloatArray, Shape
 from pi_compiler.ir.params import Params
 from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, Opcode, Port, Program, Signature
 from pi_compiler.ops.front import encrypted_inputs
@@ -29,7 +30,7 @@ from pi_compiler.runtime.trace import Trace
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """One answered input.
+    """One answered input, or a batch of them.
 
     Attributes:
         outputs: per output name the decrypted tensor, client-side operators applied.
@@ -54,12 +55,14 @@ class Result:
 def pack_inputs(signature: Signature, inputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Slot vectors (..., ciphertexts, period) of every input; what the client encrypts.
 
+    Samples (..., *shape) for a program that answers batches fill one, or several, then with a leading dimension.
+
     Raises:
         ShapeMismatch: an input is missing, unknown, has the wrong shape, or is not finite.
     """
     faults = [f"input {n!r} is missing" for n in signature.inputs if n not in inputs]
     faults += [f"there is no input {n!r}" for n in inputs if n not in signature.inputs]
-    packed: dict[str, FloatArray] = {}
+    values: dict[str, FloatArray] = {}
     for name, port in signature.inputs.items():
         if name not in inputs:
             continue
@@ -71,15 +74,21 @@ def pack_inputs(signature: Signature, inputs: Mapping[str, FloatArray]) -> dict[
         elif not np.isfinite(x).all():
             faults.append(f"input {name!r} has values that are not finite")
         else:
-            packed[name] = port.layout.pack(x.astype(np.float64) / port.gain)
+            values[name] = x.astype(np.float64) / port.gain
     if faults:
         raise ShapeMismatch("the input does not fit the model", *faults)
-    return packed
+    if signature.batch == 1:
+        return {name: port.layout.pack(values[name]) for name, port in signature.inputs.items()}
+    batching.leading(values, {name: port.layout.shape for name, port in signature.inputs.items()})
+    return {
+        name: batching.interleaved(port.layout.pack(batching.grouped(values[name], port.layout.shape, signature.batch)))
+        for name, port in signature.inputs.items()
+    }
 
 
-def unpack_output(port: Port, slots: FloatArray) -> FloatArray:
-    """The tensor (..., *shape) from decrypted slot vectors (..., ciphertexts, slots)."""
-    return port.layout.unpack(slots) * port.gain
+def unpack_output(port: Port, slots: FloatArray, batch: int = 1) -> FloatArray:
+    """The tensor (..., *shape) from decrypted slot vectors (..., ciphertexts, slots); a batch is an axis before it."""
+    return port.layout.unpack(slots if batch == 1 else batching.separated(slots, batch)) * port.gain
 
 
 class Session:
@@ -122,6 +131,8 @@ class Session:
         self.backend: Backend = get_backend(backend)
         self.program, self.params, self.signature = program, params, signature
         require(self.backend, program, params)
+        if program.batch != signature.batch:
+            raise ExecutionError(f"a program for batches of {program.batch}, inputs and outputs for {signature.batch}")
         start = time.perf_counter()
         self.client: Client
         if keys is None:
@@ -139,6 +150,24 @@ class Session:
         self.prepared: Prepared = prepare(program, evaluator, plaintext_memory=plaintext_memory)
         self.prepare_seconds = time.perf_counter() - start
 
+    def room_for(self, inputs: Mapping[str, FloatArray]) -> Shape | None:
+        """Leading dimensions of samples for a program that answers batches; None for other programs.
+
+        Raises:
+            ShapeMismatch: there are more samples than one run answers.
+        """
+        batch, shapes = self.signature.batch, self.signature.shapes
+        if batch == 1 or any(n not in inputs or np.ndim(inputs[n]) < len(s) for n, s in shapes.items()):
+            return None  # what does not fit is said when it is packed
+        lead = batching.leading(inputs, shapes)
+        if math.prod(lead) > batch and not self.backend.capabilities.batch:
+            raise ShapeMismatch(
+                f"{math.prod(lead)} samples in one run of a program that answers {batch}",
+                f"backend {self.backend.name!r} evaluates one batch at a time",
+                hint=f"at most {batch} samples a run, which answers.answer arranges",
+            )
+        return lead
+
     def encrypt(self, inputs: Mapping[str, FloatArray]) -> dict[str, list[Ciphertext]]:
         """The client's first half."""
         sealed: dict[str, list[Ciphertext]] = {}
@@ -150,18 +179,21 @@ class Session:
             ]
         return sealed
 
-    def decrypt(self, outputs: Mapping[str, list[Ciphertext]]) -> dict[str, FloatArray]:
+    def decrypt(self, outputs: Mapping[str, list[Ciphertext]], lead: Shape | None = None) -> dict[str, FloatArray]:
         """The client's second half, without the client-side operators.
+
+        Args:
+            outputs: what the evaluating side answers.
+            lead: dimensions of the samples in front of their shape, where a batch was not full; None: it was.
 
         Raises:
             ExecutionError: as many outputs were flooded as the noise is made for.
         """
-        found = {
-            name: unpack_output(
-                self.signature.outputs[name], np.stack([self.client.decrypt(c) for c in ciphertexts], axis=-2)
-            )
-            for name, ciphertexts in outputs.items()
-        }
+        found: dict[str, FloatArray] = {}
+        for name, ciphertexts in outputs.items():
+            port, slots = self.signature.outputs[name], [self.client.decrypt(c) for c in ciphertexts]
+            values = unpack_output(port, np.stack(slots, axis=-2), self.signature.batch)
+            found[name] = values if lead is None else batching.ungrouped(values, port.layout.shape, lead)
         return found if self.flood is None else self._flooded(found, self.flood)
 
     def _flooded(self, found: dict[str, FloatArray], flood: Flood) -> dict[str, FloatArray]:
@@ -179,16 +211,17 @@ class Session:
         """Encrypt, evaluate, decrypt.
 
         Args:
-            inputs: per name one sample of the model's shape; backends that compute in clear
-                also take leading batch dimensions.
+            inputs: per name one sample of the model's shape, or as many as the program answers at once or fewer,
+                (samples, *shape); backends that compute in clear take any leading dimensions.
             progress: called at every layer.
         """
         start = time.perf_counter()
+        lead = self.room_for(inputs)
         sealed = self.encrypt(inputs)
         sent = time.perf_counter()
         outputs, trace = execute(self.prepared, sealed, progress=progress)
         received = time.perf_counter()
-        logits = self.decrypt(outputs)
+        logits = self.decrypt(outputs, lead)
         done = time.perf_counter()
         final = {name: self.finished(name, values) for name, values in logits.items()}
         return Result(final, logits, trace, sent - start, done - received)

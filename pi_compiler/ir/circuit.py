@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pi_compiler.ir.graph import FloatArray, IntArray
 from pi_compiler.ir.layout import Layout
+from pi_compiler.ir.params import Params
 from pi_compiler.ir.stages import Stages
 
 
@@ -101,7 +102,7 @@ class Circuit:
 
     Attributes:
         stages: the folded network.
-        slots: slots of a ciphertext.
+        slots: slots of one sample; a ciphertext has as many for each of a batch.
         layouts: per stage the layout of its value.
         plans: per affine stage its plan.
         sums: per product with axes and per sum over axes its plan.
@@ -112,3 +113,7 @@ class Circuit:
     layouts: tuple[Layout, ...]
     plans: Mapping[int, MatVecPlan]
     sums: Mapping[int, SumPlan] = field(default_factory=dict)
+
+    def batch(self, params: Params) -> int:
+        """Samples that one run answers under these parameters."""
+        return params.slots // self.slots

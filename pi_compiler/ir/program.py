@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pi_compiler.ir import batching
 from pi_compiler.ir.front import input_shapes
-from pi_compiler.ir.graph import Graph, Shape
+from pi_compiler.ir.graph import FloatArray, Graph, Shape
 from pi_compiler.ir.layout import Layout
 
 DEFAULT_PLAINTEXT_MEMORY = 2 << 30
@@ -82,10 +83,11 @@ class Program:
         level: level of each of the k + n values.
         scale: scale of each of the k + n values.
         dimension: polynomials of each of the k + n values (2, or 3 before relinearization).
-        consts: slot vectors; one of length p stands for its periodic continuation.
+        consts: slot vectors of one sample; one of length p stands for its periodic continuation.
         inputs: per network input the numbers of its ciphertexts.
         outputs: per network output the value numbers of its ciphertexts.
         origins: layer names.
+        batch: samples that one run answers, see ``batching``; rotations are those of the ciphertext.
     """
 
     op: NDArray[np.uint8]
@@ -102,6 +104,7 @@ class Program:
     inputs: Mapping[str, tuple[int, ...]]
     outputs: Mapping[str, tuple[int, ...]]
     origins: tuple[str, ...]
+    batch: int = 1
 
     def __len__(self) -> int:
         return len(self.op)
@@ -142,6 +145,14 @@ class Program:
             found[step] = max(level, found.get(step, 0))
         return found
 
+    def period(self, const: int) -> int:
+        """Period of a constant in the ciphertext."""
+        return batching.real_period(self.consts[const].size, self.batch)
+
+    def slot_values(self, const: int) -> FloatArray:
+        """One period of a constant in the ciphertext: what is encoded."""
+        return batching.spread(np.asarray(self.consts[const], np.float64), self.batch)
+
     def count(self, op: Opcode) -> int:
         """How many instructions have this opcode."""
         return int((self.op == op).sum())
@@ -163,7 +174,7 @@ class Port:
     """One network input or output as the client sees it.
 
     Attributes:
-        layout: where each element sits.
+        layout: where each element sits among the slots of one sample.
         gain: the client multiplies decrypted values by this (outputs), or divides the values
             by it before encryption (inputs).
         level: level of the ciphertexts.
@@ -187,12 +198,14 @@ class Signature:
             decryption, with their attributes (Softmax, ArgMax ...).
         front: what the client computes before encryption: from the model's inputs to ``inputs``; None if these are the
             same.
+        batch: samples that one run answers, see ``batching``.
     """
 
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     client_ops: Mapping[str, tuple[tuple[str, Mapping[str, object]], ...]]
     front: Graph | None = None
+    batch: int = 1
 
     @property
     def shapes(self) -> dict[str, Shape]:

@@ -217,7 +217,9 @@ def _largest(c: Compilation, outputs: dict[str, FloatArray]) -> IntArray:
 
 
 def planned_seconds(c: Compilation) -> float:
-    """Predicted seconds of evaluation; infinite where nothing fits."""
+    """Predicted seconds of one run; infinite where nothing fits. An open batch is chosen later, within the limit."""
+    if c.options.batch == "auto":
+        c = replace(c, options=replace(c.options, batch=1))
     try:
         planned = schedule(fold(approximate(c)))
     except (BudgetError, CalibrationError):

@@ -21,8 +21,9 @@ from pi_compiler.passes.compilation import Compilation
 class Emit(Algebra):
     """Values are numbers of program values; instructions are written down."""
 
-    def __init__(self, params: Params) -> None:
-        super().__init__(params.primes, params.scale, params.slots)
+    def __init__(self, params: Params, batch: int) -> None:
+        super().__init__(params.primes, params.scale, params.slots // batch)
+        self.batch = batch
         self.types: list[CtType] = []
         self.rows: list[tuple[int, int, int, int, int, float, int]] = []
         self.consts: list[NDArray[np.float64] | NDArray[np.float32]] = []
@@ -48,7 +49,8 @@ class Emit(Algebra):
             return self._dropped[first, imm]
         second = number(b) if b is not None else -1
         index = self.constant(const) if const is not None else -1
-        self.rows.append((int(op), first, second, imm, index, plain_scale, self.origin))
+        step = imm * self.batch if op is Opcode.ROTATE else imm
+        self.rows.append((int(op), first, second, step, index, plain_scale, self.origin))
         self.types.append(out)
         register = _Register(len(self.types) - 1)
         if op is Opcode.DROP_LEVEL:
@@ -91,7 +93,7 @@ def lower(c: Compilation) -> Compilation:
     levels = Compilation.require(c.levels, "lower", "schedule")
     program, ports = write(circuit, levels, params)
     client = dict(zip(c.graph.output_names, c.graph.client_ops, strict=False))
-    signature = Signature(ports[0], ports[1], client)
+    signature = Signature(ports[0], ports[1], client, batch=program.batch)
     return replace(c, program=program, signature=signature)
 
 
@@ -99,7 +101,7 @@ def write(
     circuit: Circuit, levels: Sequence[int], params: Params
 ) -> tuple[Program, tuple[Mapping[str, Port], Mapping[str, Port]]]:
     """The program of a circuit, and its input and output ports."""
-    emit = Emit(params)
+    emit = Emit(params, circuit.batch(params))
     stages = circuit.stages
     inputs: dict[int, list[Value]] = {}
     entering: dict[str, Port] = {}
@@ -148,4 +150,5 @@ def assemble(emit: Emit, inputs: Mapping[str, tuple[int, ...]], outputs: Mapping
         inputs,
         outputs,
         tuple(emit.origins),
+        emit.batch,
     )

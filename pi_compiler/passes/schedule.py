@@ -16,6 +16,7 @@ import numpy as np
 from pi_compiler.cost import CostTable, Prices
 from pi_compiler.errors import BudgetError, ParameterError
 from pi_compiler.ir import switching
+from pi_compiler.ir.batching import real_period
 from pi_compiler.ir.circuit import Circuit
 from pi_compiler.ir.params import MAX_LOG_QP, Params, make_params
 from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, CtType
@@ -41,6 +42,10 @@ _LARGEST_SCALE = 50.0
 _SCALE_STEP, _SCALE_TRIES = 0.05, 8
 _WIDEST_DIGIT = 30
 _DEEP = 16
+_MOST_CIPHERTEXTS = 256
+"""Batches that are tried leave no value more ciphertexts than about so many; planning takes their square."""
+_WORTHWHILE = 0.9
+"""Batches grow as long as one four times as large costs less per input than so much of what the best so far does."""
 _KEY_PRODUCT = 0.7
 """A limb's product with both polynomials of a key, in transforms (native at N = 2^16)."""
 _AS_GOOD = 1.05
@@ -119,10 +124,20 @@ class Plan:
         """The same with the estimate for bootstraps, if there are any."""
         return self.seconds + sum(self.cost.estimated.values())
 
+    @property
+    def batch(self) -> int:
+        """Samples that one run answers."""
+        return self.circuit.batch(self.params)
+
+    @property
+    def share(self) -> float:
+        """Seconds of one sample, bootstraps included."""
+        return self.whole / self.batch
+
 
 def price(circuit: Circuit, params: Params, levels: Sequence[int], prices: Prices) -> Cost:
     """The circuit's cost: its kernels read with ``Cost``."""
-    cost = Cost(params.primes, params.scale, params.slots, prices)
+    cost = Cost(params.primes, params.scale, circuit.slots, prices)
     inputs = {
         n: [Value(CtType(levels[n], params.scale), object()) for _ in range(circuit.layouts[n].ciphertexts)]
         for n, stage in enumerate(circuit.stages.stages)
@@ -185,8 +200,8 @@ def schedule(c: Compilation) -> Compilation:
         best = plan_stages(folded(c, direct=False), options, c.limits, c.costs)
     if has_streams(c):
         with contextlib.suppress(BudgetError):
-            other = plan_stages(folded(c, streams=True), options, c.limits, c.costs)
-            best = min(best, other, key=lambda p: p.whole)
+            other = plan_stages(folded(c, streams=True), replace(options, batch=best.batch), c.limits, c.costs)
+            best = min(best, other, key=lambda p: p.share)
     circuit = best.circuit
     return replace(c, stages=circuit.stages, circuit=circuit, params=best.params, levels=best.levels, cost=best.cost)
 
@@ -206,21 +221,117 @@ def plan_stages(stages: Stages, options: Options, limits: Limits, costs: CostTab
         levels, depth = levels_of(stages), BOOTSTRAP_LEVELS
     if not choices:
         raise _too_deep(stages, levels, depth, options, limits)
+    planner = _Planner(stages, levels, options, costs, late=depth > _DEEP)
     plans: list[Plan] = []
     missing: NoLayout | None = None
     for params in choices:
-        # Whether constants will fit the memory shows when they are there: of deep networks they do not.
-        expected = costs.prices(params, late=depth > _DEEP)
         try:
-            circuit = pack_stages(stages, levels, params.slots, expected, options)
+            plans += planner.at(params)
         except NoLayout as error:
             missing = error
-            continue
-        prices = costs.prices(params, late=constants_are_late(circuit, levels, params))
-        plans.append(Plan(circuit, params, levels, price(circuit, params, levels, prices)))
     if missing is not None and not plans:
         raise missing
-    return min(plans, key=lambda p: p.seconds)
+    if not plans:
+        raise _batch_too_large(options, choices)
+    return best_of(plans, options)
+
+
+def best_of(plans: Sequence[Plan], options: Options) -> Plan:
+    """The plan that costs least per sample; where the batch is open, of those that keep the latency asked for."""
+    limit = options.max_latency
+    if options.batch == "auto" and limit is not None:
+        plans = [p for p in plans if p.seconds <= limit] or [min(plans, key=lambda p: p.seconds)]
+    return min(plans, key=lambda p: p.seconds / p.batch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Planner:
+    """Plans stages under given parameters.
+
+    Attributes:
+        stages: the folded network.
+        levels: level of each stage's value.
+        options: what is asked for.
+        costs: price table.
+        late: whether the constants of matrix products are expected not to fit the memory; that shows when they are
+            there. Of deep networks they do not.
+    """
+
+    stages: Stages
+    levels: tuple[int, ...]
+    options: Options
+    costs: CostTable
+    late: bool
+
+    def at(self, params: Params) -> list[Plan]:
+        """Plans of the batch asked for; none if a ciphertext has fewer slots.
+
+        Where the batch is open, of several: four times as large as long as that saves a tenth per sample, then the
+        neighbours of the best. From some size on values take more ciphertexts instead of fewer slots.
+
+        Raises:
+            NoLayout: some value has no layout.
+        """
+        batch = self.options.batch
+        if batch != "auto":
+            return [self.asked_for(params, batch)] if batch <= params.slots else []
+        largest = max(math.prod(s.shape) for s in self.stages.stages)
+        most = min(params.slots, _MOST_CIPHERTEXTS * params.slots // largest)
+        found = [self.of(params, 1)]
+
+        def pays(batch: int) -> bool:
+            if not 1 < batch <= most or any(p.batch == batch for p in found):
+                return False
+            try:
+                found.append(self.of(params, batch))
+            except NoLayout:
+                return False
+            return found[-1].share < _WORTHWHILE * min(p.share for p in found[:-1])
+
+        batch = 4
+        while pays(batch):
+            batch *= 4
+        best = best_of(found, self.options).batch
+        pays(2 * best)
+        pays(best // 2)
+        return found
+
+    def asked_for(self, params: Params, batch: int) -> Plan:
+        """The plan of a batch; what has no layout for it may have one for a smaller batch, and the error says so."""
+        try:
+            return self.of(params, batch)
+        except NoLayout as error:
+            if batch == 1:
+                raise
+            told = f"a batch of {batch} leaves {params.slots // batch:,} of {params.slots:,} slots to each input"
+            hint = ", ".join(h for h in ("a smaller --batch", error.hint) if h)
+            raise NoLayout(error.what, *error.details, told, hint=hint) from error
+
+    def of(self, params: Params, batch: int) -> Plan:
+        """The plan of a batch.
+
+        Raises:
+            NoLayout: some value has no layout.
+        """
+        expected = self.costs.prices(params, late=self.late, batch=batch)
+        circuit, prices = self.packed(expected, params, batch)
+        if batch > 1 and prices != expected:  # constants are batch times as long, which no depth tells
+            circuit, prices = self.packed(prices, params, batch)
+        return Plan(circuit, params, self.levels, price(circuit, params, self.levels, prices))
+
+    def packed(self, expected: Prices, params: Params, batch: int) -> tuple[Circuit, Prices]:
+        """The circuit that is best at the prices expected, and those that its own constants make."""
+        circuit = pack_stages(self.stages, self.levels, params.slots // batch, expected, self.options)
+        return circuit, prices_of(circuit, self.levels, params, self.costs)
+
+
+def _batch_too_large(options: Options, choices: Sequence[Params]) -> ParameterError:
+    rings = ", ".join(f"2^{p.log_n} with {p.slots:,} slots" for p in choices)
+    return ParameterError(
+        f"a batch of {options.batch} needs as many slots, and no ciphertext has them",
+        f"ring degrees that fit this network: {rings}",
+        hint="a smaller --batch, or a larger --log-n",
+    )
 
 
 def bootstrapped(stages: Stages, options: Options, limits: Limits) -> tuple[Stages, list[Params]]:
@@ -243,6 +354,14 @@ def bootstrapped(stages: Stages, options: Options, limits: Limits) -> tuple[Stag
     return (stages, []) if best is None else best[1:]
 
 
+def prices_of(circuit: Circuit, levels: Sequence[int], params: Params, costs: CostTable) -> Prices:
+    """Prices if the circuit's constants are made beforehand, late, or, as far as memory does not hold them, at use."""
+    late = constants_are_late(circuit, levels, params)
+    size = constant_bytes(circuit, levels, params, late=late)
+    unheld = max(0.0, 1.0 - DEFAULT_PLAINTEXT_MEMORY / size) if size else 0.0
+    return costs.prices(params, late=late, batch=circuit.batch(params), unheld=unheld)
+
+
 def constants_are_late(circuit: Circuit, levels: Sequence[int], params: Params) -> bool:
     """Whether the constants of all matrix products are more than is held by default."""
     return constant_bytes(circuit, levels, params, late=False) > DEFAULT_PLAINTEXT_MEMORY
@@ -250,8 +369,9 @@ def constants_are_late(circuit: Circuit, levels: Sequence[int], params: Params) 
 
 def constant_bytes(circuit: Circuit, levels: Sequence[int], params: Params, *, late: bool) -> int:
     """Memory of the constants of all matrix products, for an evaluator that fuses these."""
+    batch = circuit.batch(params)
     return sum(
-        plan.plain_products * switching.constant_bytes(params, levels[n] + 1, plan.span, late=late)
+        plan.plain_products * switching.constant_bytes(params, levels[n] + 1, real_period(plan.span, batch), late=late)
         for n, plan in circuit.plans.items()
     )
 

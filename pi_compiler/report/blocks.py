@@ -21,9 +21,11 @@ def part_of(layer: str, blocks: Mapping[str, tuple[str, str]]) -> tuple[str, str
 
 
 def schedule_report(
-    circuit: Circuit, levels: tuple[int, ...], cost: Cost, blocks: Mapping[str, tuple[str, str]]
+    circuit: Circuit, levels: tuple[int, ...], cost: Cost, blocks: Mapping[str, tuple[str, str]], batch: int
 ) -> list[Json]:
     """One entry per part in program order; layers outside of blocks count as ``before``, ``between`` and ``after``.
+
+    Seconds are those of one input of a batch.
 
     ``level_in`` is the highest level at which a part begins to work, ``level_out`` the lowest that it leaves: parts
     that run beside each other overlap.
@@ -52,8 +54,8 @@ def schedule_report(
             ("bootstraps", Opcode.BOOTSTRAP),
         ):
             entry[key] = sum(cost.counts.get(n, {}).get(op, 0) for n in names)
-        entry["predicted_seconds"] = sum(cost.seconds.get(n, 0.0) for n in names)
-        entry["estimated_bootstrap_seconds"] = sum(cost.estimated.get(n, 0.0) for n in names)
+        entry["predicted_seconds"] = sum(cost.seconds.get(n, 0.0) for n in names) / batch
+        entry["estimated_bootstrap_seconds"] = sum(cost.estimated.get(n, 0.0) for n in names) / batch
     return list(entries.values())
 
 

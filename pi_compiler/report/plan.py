@@ -25,7 +25,7 @@ from pi_compiler.ir.stages import (
 )
 from pi_compiler.kernels.circuit import depth_of
 from pi_compiler.passes.compilation import Compilation, Range
-from pi_compiler.passes.schedule import constant_bytes, constants_are_late
+from pi_compiler.passes.schedule import constant_bytes, prices_of
 from pi_compiler.report import memory
 from pi_compiler.report.blocks import schedule_report
 
@@ -43,10 +43,10 @@ def plan_report(c: Compilation) -> Json:
     levels = Compilation.require(c.levels, "report", "schedule")
     cost = Compilation.require(c.cost, "report", "schedule")
     totals = {op: sum(counts.get(op, 0) for counts in cost.counts.values()) for op in Opcode}
-    prices = c.costs.prices(params, late=constants_are_late(circuit, levels, params))
+    prices = prices_of(circuit, levels, params, c.costs)
     keys = len(cost.rotation_keys) + (1 if totals[Opcode.RELINEARIZE] else 0)
     encrypt, decrypt = transfer_seconds(circuit, levels, prices)
-    evaluate = sum(cost.seconds.values())
+    batch, evaluate = circuit.batch(params), sum(cost.seconds.values())
     plain_bytes, encode_seconds = plaintexts(c, circuit, levels, prices)
     footprint = memory.FOOTPRINTS[c.limits.fused]
     key_bytes = footprint.keys(params, cost.rotation_keys, relinearize=bool(totals[Opcode.RELINEARIZE]))
@@ -69,7 +69,8 @@ def plan_report(c: Compilation) -> Json:
         "rescalings": totals[Opcode.RESCALE],
         "instructions": sum(totals.values()),
         "bootstraps": totals[Opcode.BOOTSTRAP],
-        "estimated_bootstrap_seconds": sum(cost.estimated.values()),
+        "estimated_bootstrap_seconds": sum(cost.estimated.values()) / batch,
+        "batch": batch,
         "log_n": params.log_n,
         "log_qp": params.log_qp,
         "log_scale": params.log_scale,
@@ -83,10 +84,11 @@ def plan_report(c: Compilation) -> Json:
         "plaintext_bytes": plain_bytes,
         "peak_ciphertext_bytes": peak_ct,
         "peak_memory_bytes": None if peak_ct is None else resident + peak_ct,
-        "predicted_seconds": encrypt + evaluate + decrypt,
-        "predicted_encrypt_seconds": encrypt,
-        "predicted_evaluate_seconds": evaluate,
-        "predicted_decrypt_seconds": decrypt,
+        "predicted_seconds": (encrypt + evaluate + decrypt) / batch,
+        "predicted_batch_seconds": encrypt + evaluate + decrypt,
+        "predicted_encrypt_seconds": encrypt / batch,
+        "predicted_evaluate_seconds": evaluate / batch,
+        "predicted_decrypt_seconds": decrypt / batch,
         "predicted_setup_seconds": encode_seconds,
         "precision_bits_wanted": c.options.precision_bits,
         "precision_bits_simulated": None if c.simulated_bits is None else number(c.simulated_bits),
@@ -94,8 +96,8 @@ def plan_report(c: Compilation) -> Json:
         "costs_machine": c.costs.machine,
         "rounds": 1,
         "offline_bytes": 0,
-        "layers": layers(c, circuit, levels, prices),
-        "blocks": schedule_report(circuit, levels, cost, c.blocks),
+        "layers": layers(c, circuit, levels, prices, batch),
+        "blocks": schedule_report(circuit, levels, cost, c.blocks, batch),
         "activations": activations(c),
         "pareto": [{"levels": d, "error": e, "price": p} for d, e, p in c.frontier],
         "client_ops": {
@@ -129,7 +131,7 @@ def transfer_seconds(circuit: Circuit, levels: tuple[int, ...], prices: Prices) 
 
 
 def plaintexts(c: Compilation, circuit: Circuit, levels: tuple[int, ...], prices: Prices) -> tuple[int, float]:
-    """Bytes of all encoded plaintext vectors, and predicted seconds to encode them."""
+    """Bytes of all encoded plaintext vectors, and predicted seconds to encode those that memory holds."""
     params = Compilation.require(c.params, "report", "schedule")
     size, seconds = 0, 0.0
     for n, stage in enumerate(circuit.stages.stages):
@@ -140,7 +142,7 @@ def plaintexts(c: Compilation, circuit: Circuit, levels: tuple[int, ...], prices
             size += (0 if prices.fused else count * (8 * (level + 1) << params.log_n)) + bias * (
                 8 * level << params.log_n
             )
-            seconds += count * prices.named("encode", 0 if prices.late else level)
+            seconds += (1 - prices.unheld) * count * prices.named("encode", 0 if prices.late else level)
             seconds += bias * prices.named("encode", level - 1)
     if prices.fused:
         size += constant_bytes(circuit, levels, params, late=prices.late)
@@ -171,8 +173,8 @@ def kind_of(stage: Stage) -> str:
             return "product"
 
 
-def layers(c: Compilation, circuit: Circuit, levels: tuple[int, ...], prices: Prices) -> list[Json]:
-    """One entry per layer in program order: what runs under its name, where, and for how long."""
+def layers(c: Compilation, circuit: Circuit, levels: tuple[int, ...], prices: Prices, batch: int) -> list[Json]:
+    """One entry per layer in program order: what runs under its name, where, and for how long per input."""
     cost = Compilation.require(c.cost, "report", "schedule")
     entries: dict[str, Json] = {}
     for n, stage in enumerate(circuit.stages.stages):
@@ -189,13 +191,13 @@ def layers(c: Compilation, circuit: Circuit, levels: tuple[int, ...], prices: Pr
         entry["depth"] = int(str(entry["depth"])) + depth_of(stage)
         entry["level_out"] = levels[n]
         if isinstance(stage, InputStage):
-            entry["predicted_encrypt_seconds"] = layout.ciphertexts * prices.named("encrypt", levels[n])
+            entry["predicted_encrypt_seconds"] = layout.ciphertexts * prices.named("encrypt", levels[n]) / batch
     for name, entry in entries.items():
         counts = cost.counts.get(name, {})
         entry["rotations"] = counts.get(Opcode.ROTATE, 0)
         entry["plain_products"] = counts.get(Opcode.MUL_PLAIN, 0)
         entry["products"] = counts.get(Opcode.MUL, 0)
-        entry["predicted_seconds"] = cost.seconds.get(name, 0.0)
+        entry["predicted_seconds"] = cost.seconds.get(name, 0.0) / batch
     return list(entries.values())
 
 

@@ -30,7 +30,8 @@ def simulated_bits(
     program is too large to simulate in passing; -inf if a value wraps around the modulus.
     """
     work = len(program) * params.slots
-    count = min(_SAMPLES, int(_TOO_MUCH_WORK // max(work, 1)), *(len(x) for x in calibration.values()))
+    runs = min(-(-_SAMPLES // program.batch), int(_TOO_MUCH_WORK // max(work, 1)))
+    count = min(runs * program.batch, *(len(x) for x in calibration.values()))
     if count < 1:
         return None
     samples = {name: x[:count] for name, x in calibration.items()}

@@ -128,6 +128,8 @@ def _scheduled(c: Compilation) -> Iterator[str]:
     circuit = Compilation.require(c.circuit, "text", "schedule")
     levels = Compilation.require(c.levels, "text", "schedule")
     yield f"# ring 2^{params.log_n}, log QP {params.log_qp:.1f}, scale 2^{params.log_scale:.3f}"
+    if (batch := circuit.batch(params)) > 1:
+        yield f"# batch {batch}, {circuit.slots} slots each"
     yield f"# q {list(params.primes)}"
     yield f"# p {list(params.special)}"
     for number, (stage, layout) in enumerate(zip(circuit.stages.stages, circuit.layouts, strict=True)):

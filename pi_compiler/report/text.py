@@ -204,6 +204,7 @@ def _header(r: Json) -> list[tuple[str, str]]:
     log_n = int(number(r["log_n"]))
     return [
         ("ring degree", f"2^{log_n}, {1 << (log_n - 1):,} slots"),
+        *_batch(r, 1 << (log_n - 1)),
         ("modulus", f"log QP {figure(r['log_qp'], 4)}, scale 2^{figure(r['log_scale'], 4)}"),
         ("levels", str(r["levels"])),
         ("security", secure),
@@ -214,6 +215,18 @@ def _header(r: Json) -> list[tuple[str, str]]:
             f"{r['products']} ciphertext products, {r['rescalings']} rescalings, {r['instructions']} instructions",
         ),
     ]
+
+
+def batch_of(report: Json) -> int:
+    """Inputs that one run answers; reports of earlier versions do not say that it is one."""
+    return int(number(report.get("batch", 1)))
+
+
+def _batch(r: Json, slots: int) -> list[tuple[str, str]]:
+    batch = batch_of(r)
+    if batch == 1:
+        return []
+    return [("batch", f"{batch} inputs in one run, {slots // batch:,} slots each; times below are those of one input")]
 
 
 def _precision(r: Json) -> str:
@@ -299,7 +312,8 @@ def _sizes(r: Json) -> list[tuple[str, str]]:
         ("keys", f"{r['keys']} switching keys, {size(r['key_bytes'])} ({r['distinct_rotations']} rotations)"),
         (
             "input",
-            f"{r['input_ciphertexts']} ciphertexts of {size(r['ciphertext_bytes'])}, {size(r['bytes_sent'])} sent",
+            f"{r['input_ciphertexts']} ciphertexts of {size(r['ciphertext_bytes'])}, {size(r['bytes_sent'])} sent"
+            + (f" for all {batch_of(r)} inputs" if batch_of(r) > 1 else ""),
         ),
         ("plaintexts", size(r["plaintext_bytes"])),
         (
@@ -318,9 +332,16 @@ def _times(r: Json) -> list[tuple[str, str]]:
         ("evaluate", duration(r["predicted_evaluate_seconds"])),
         ("decrypt", duration(r["predicted_decrypt_seconds"])),
         ("in all", f"{duration(r['predicted_seconds'])} per input"),
+        *_latency(r, "predicted_batch_seconds"),
         *_bootstraps(r),
         ("cost table", f"{costs} ({r['costs_machine']})"),
     ]
+
+
+def _latency(r: Json, name: str) -> list[tuple[str, str]]:
+    """How long one run takes, where it answers several inputs."""
+    batch = batch_of(r)
+    return [("one run", f"{duration(r[name])}, however many of its {batch} inputs are there")] if batch > 1 else []
 
 
 def _bootstraps(r: Json) -> list[tuple[str, str]]:
@@ -378,7 +399,8 @@ def _run_facts(r: Json) -> list[tuple[str, str]]:
         precision += f", with noise for handing out, {r['flood_bits']} bits of security"
     return [
         ("backend", str(r["backend"])),
-        ("in all", total),
+        ("in all", f"{total}, per input of a full batch of {batch_of(r)}" if batch_of(r) > 1 else total),
+        *_latency(r, "batch_seconds"),
         ("once", f"{duration(r['keygen_seconds'])} for keys, {duration(r['setup_seconds'])} to encode plaintexts"),
         ("precision", precision),
         ("keys", size(r["key_bytes"])),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from networks_mpc import Transformer
 from onnx import TensorProto, helper, numpy_helper
 
 from pi_compiler import api
+from pi_compiler.answers import answer
 from pi_compiler.errors import CalibrationError, ModelError, ShapeMismatch, UnsupportedOperator
 from pi_compiler.importer import import_model
 from pi_compiler.importer.reference import reference
@@ -86,6 +89,21 @@ def test_a_front_written_and_read_is_the_same_function():
     x = {"ids": sentences(3)[:, None]}
     for name, values in encrypted_inputs(before, x).items():
         np.testing.assert_array_equal(encrypted_inputs(again, x)[name], values)
+
+
+def test_tokens_of_a_batch_are_looked_up_each_and_run_together(compiled, costs):
+    """Five sentences in batches of four, the last one not full: as one by one."""
+    options = dataclasses.replace(QUADRATIC, batch=4)
+    many = api.compile(classifier(), calibration=sentences(32), options=options, costs=costs)
+    x = {"ids": sentences(5, seed=2)[:, None]}
+    for backend, atol in (("clear", 1e-9), ("sim", 1e-2)):
+        (found,) = answer(many.session(backend), x).outputs.values()
+        (exact,) = answer(compiled.session("clear"), x).outputs.values()
+        np.testing.assert_allclose(found, exact, atol=atol)
+    (pair,) = many.run(sentences(2, seed=2), backend="clear").outputs.values()
+    np.testing.assert_allclose(pair, exact[:2], atol=1e-9)
+    with pytest.raises(ShapeMismatch, match="whole numbers from 0 to 18"):
+        many.run(sentences(2) + ROWS, backend="clear")
 
 
 def test_answers_are_those_of_the_polynomial_onnx_file(compiled, tmp_path):

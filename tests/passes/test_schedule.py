@@ -104,6 +104,18 @@ def test_late_constants_take_memory_once_and_transforms_at_each_limb(level: int,
     assert transforms == [0, (level + 1) * 2 ** (log_period - 15)]
 
 
+def test_constants_of_a_batch_are_as_many_times_as_long_and_may_be_encoded_at_each_use() -> None:
+    """A large batch's constants may fit no memory: then a run takes their encoding, and the planner has to know."""
+    p = deep()
+    table = CostTable("native", "", {16: {**TABLE.ops[16], "encode": [3.0] * 40}}, 0.0, True)
+    late = table.prices(p, late=True)
+    batch, unheld = table.prices(p, late=True, batch=8), table.prices(p, late=True, unheld=0.25)
+    assert batch.product(20, 64) == late.product(20, 512) > late.product(20, 64)
+    assert batch.product(20, 1) == late.product(20, 1)
+    assert unheld.product(20, 64) == pytest.approx(late.product(20, 64) + 0.25 * 3.0)
+    assert unheld.product(20, 1) == late.product(20, 1)
+
+
 def test_a_sum_of_products_is_priced_with_one_relinearization_and_one_division() -> None:
     """What the evaluator saves by dividing once has to show in what a plan is predicted to take."""
     params = make_params(13, 3, 33, log_q0=37, log_special=38, specials=2)
