@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from pi_compiler.ir.graph import FloatArray
@@ -26,6 +27,9 @@ Giant: TypeAlias = tuple[int, Sequence[tuple[Ciphertext, Plaintext]]]
 
 _HEAVIEST = 1 << 20
 """Weights that are multiplied out; doubling more often than that is left as it stands."""
+
+_TOGETHER = 32
+"""Sums over the same values that are made in one call: reading these weighs little then, and few results wait."""
 
 
 @runtime_checkable
@@ -43,6 +47,9 @@ class LinearEvaluator(Evaluator, Protocol):
 
     def linear_sum(self, giants: Sequence[Giant]) -> Ciphertext:
         """The sum over all giant steps of the rotated sums of products."""
+
+    def linear_sums(self, values: Sequence[Ciphertext], weights: Sequence[Sequence[Plaintext]]) -> Sequence[Ciphertext]:
+        """Per row of weights, which are numbers, the sum of its products with the values."""
 
 
 Term: TypeAlias = tuple[int, Ciphertext | None, Ciphertext | None, Plaintext | None]
@@ -102,7 +109,7 @@ class Sum:
     covered: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fusion:
     """The matrix products and sums of products of a program.
 
@@ -112,6 +119,8 @@ class Fusion:
         babies: rotations that only sums read, and that take another form for them.
         products: MUL_PLAIN instructions inside sums.
         late: whether sums get late constants.
+        groups: per root that comes first, the roots of sums over the same values with numbers for constants,
+            which are made together then.
         product_sums: per root instruction, which rescales, what it sums.
     """
 
@@ -121,6 +130,12 @@ class Fusion:
     products: frozenset[int]
     late: bool = False
     product_sums: Mapping[int, ProductSum] = field(default_factory=dict)
+    groups: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def waiting(self) -> frozenset[int]:
+        """Roots whose sums were made with an earlier one."""
+        return frozenset(root for first, roots in self.groups.items() for root in roots if root != first)
 
     def postponed(self) -> Fusion:
         """The same products with late constants.
@@ -136,6 +151,8 @@ class Fusion:
             return ()
         if at in self.sums:
             found = self.sums[at]
+            if at in self.waiting:
+                return found.addends
             terms = (int(program.a[k]) for _, products in found.giants for k in products)
             return (*terms, *found.addends)
         if at in self.product_sums:
@@ -181,7 +198,9 @@ def fuse(program: Program, *, linear: bool = True, products: bool = True) -> Fus
             sums[at] = found
             skipped.update(found.covered)
     inside = frozenset(k for found in sums.values() for _, ks in found.giants for k in ks)
-    return Fusion(sums, frozenset(skipped), finder.babies(inside), inside, product_sums=product_sums)
+    babies = finder.babies(inside)
+    groups = finder.groups(sums, babies)
+    return Fusion(sums, frozenset(skipped), babies, inside, product_sums=product_sums, groups=groups)
 
 
 class _Finder:
@@ -287,3 +306,18 @@ class _Finder:
         return frozenset(
             i for i in at if self.op[i] == Opcode.ROTATE and self.uses[self.first + i] == read[self.first + i] > 0
         )
+
+    def groups(self, sums: Mapping[int, Sum], babies: frozenset[int]) -> dict[int, tuple[int, ...]]:
+        """Sums of unrotated products with numbers over the same values, some at a time."""
+        program = self.program
+        found: dict[tuple[int, ...], list[int]] = {}
+        for root in sorted(sums):
+            giants = sums[root].giants
+            if len(giants) > 1 or giants[0][0] != 0:
+                continue
+            values = tuple(sorted(self.a[k] for k in giants[0][1]))
+            numbers = all(program.consts[program.const[k]].size == 1 for k in giants[0][1])
+            if numbers and not any(v - self.first in babies for v in values):
+                found.setdefault(values, []).append(root)
+        parts = [roots[i : i + _TOGETHER] for roots in found.values() for i in range(0, len(roots), _TOGETHER)]
+        return {part[0]: tuple(part) for part in parts if len(part) > 1}

@@ -134,6 +134,28 @@ class NativeEvaluator:
         ]
         return NativeCiphertext(self._ring, self._core.linear_sum(keyed, result.level), result.scale)
 
+    def linear_sums(
+        self, values: Sequence[Ciphertext], weights: Sequence[Sequence[Plaintext]]
+    ) -> list[NativeCiphertext]:
+        own = [self._own(v) for v in values]
+        plain: list[list[Plain]] = []
+        results: list[CtType] = []
+        for row in weights:
+            result: CtType | None = None
+            plain.append([])
+            for x, b in zip(own, row, strict=True):
+                y = self._plain(b)
+                product = self._rules.mul_plain(x.type, y.plain.level, y.scale)
+                result = product if result is None else self._rules.add(result, product)
+                plain[-1].append(y.plain)
+            if result is None:
+                raise ExecutionError("a sum of no products")
+            results.append(result)
+        if not results:
+            return []
+        sums = self._core.linear_sums([x.polys for x in own], plain, results[0].level)
+        return [NativeCiphertext(self._ring, z, t.scale) for z, t in zip(sums, results, strict=True)]
+
     def product_sum(self, terms: Sequence[Term], scale: float) -> NativeCiphertext:
         found: list[tuple[int, Polys | None, Polys | None, Plain | None]] = []
         constants: list[NativePlaintext] = []
