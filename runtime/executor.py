@@ -204,7 +204,7 @@ def _run(
         x = live[a]
         if i in groups:
             made, late, spent = _grouped(prepared, linear, live, i)
-            ready.update(zip(groups[i], made, strict=True))
+            ready.update(zip(groups[i].roots, made, strict=True))
             bytes_ = size_of(made[0])
             alive += len(made)
             held += bytes_ * len(made)
@@ -320,23 +320,19 @@ def _grouped(
     prepared: Prepared, ev: LinearEvaluator | None, live: list[Ciphertext | None], first: int
 ) -> tuple[list[Ciphertext], int, float]:
     """Fused matrix products over the same values; constants encoded on the way, and the seconds that took."""
-    program, fusion = prepared.program, prepared.fusion
     if ev is None:
         raise InternalError("matrix products were fused for an evaluator that does none")
     late, spent = 0, 0.0
+    group = prepared.fusion.groups[first]
     weights: list[list[Plaintext]] = []
-    values: list[int] = []
-    for root in fusion.groups[first]:
-        ((_, products),) = fusion.sums[root].giants
-        ordered = sorted(products, key=lambda k: int(program.a[k]))
-        values = [int(program.a[k]) for k in ordered]
+    for products in group.products:
         weights.append([])
-        for at in ordered:
+        for at in products:
             plain, took = _plaintext(prepared, at)
             spent += took
             late += took > 0
             weights[-1].append(plain)
-    return list(ev.linear_sums([live[v] for v in values], weights)), late, spent
+    return list(ev.linear_sums([live[v] for v in group.values], weights)), late, spent
 
 
 def _product_sum(

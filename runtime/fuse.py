@@ -109,6 +109,21 @@ class Sum:
     covered: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Fused matrix products over the same values, with numbers for constants; made together, when the first is due.
+
+    Attributes:
+        values: what they multiply.
+        roots: their instructions in order.
+        products: per root its MUL_PLAIN instructions, in the order of the values.
+    """
+
+    values: tuple[int, ...]
+    roots: tuple[int, ...]
+    products: tuple[tuple[int, ...], ...]
+
+
 @dataclass(frozen=True)
 class Fusion:
     """The matrix products and sums of products of a program.
@@ -119,8 +134,7 @@ class Fusion:
         babies: rotations that only sums read, and that take another form for them.
         products: MUL_PLAIN instructions inside sums.
         late: whether sums get late constants.
-        groups: per root that comes first, the roots of sums over the same values with numbers for constants,
-            which are made together then.
+        groups: per root that comes first, the sums that are made with it.
         product_sums: per root instruction, which rescales, what it sums.
     """
 
@@ -130,12 +144,12 @@ class Fusion:
     products: frozenset[int]
     late: bool = False
     product_sums: Mapping[int, ProductSum] = field(default_factory=dict)
-    groups: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    groups: Mapping[int, Group] = field(default_factory=dict)
 
     @cached_property
     def waiting(self) -> frozenset[int]:
         """Roots whose sums were made with an earlier one."""
-        return frozenset(root for first, roots in self.groups.items() for root in roots if root != first)
+        return frozenset(root for group in self.groups.values() for root in group.roots[1:])
 
     def postponed(self) -> Fusion:
         """The same products with late constants.
@@ -307,17 +321,21 @@ class _Finder:
             i for i in at if self.op[i] == Opcode.ROTATE and self.uses[self.first + i] == read[self.first + i] > 0
         )
 
-    def groups(self, sums: Mapping[int, Sum], babies: frozenset[int]) -> dict[int, tuple[int, ...]]:
+    def groups(self, sums: Mapping[int, Sum], babies: frozenset[int]) -> dict[int, Group]:
         """Sums of unrotated products with numbers over the same values, some at a time."""
-        program = self.program
-        found: dict[tuple[int, ...], list[int]] = {}
+        found: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
         for root in sorted(sums):
-            giants = sums[root].giants
-            if len(giants) > 1 or giants[0][0] != 0:
+            if len(sums[root].giants) > 1 or sums[root].giants[0][0] != 0:
                 continue
-            values = tuple(sorted(self.a[k] for k in giants[0][1]))
-            numbers = all(program.consts[program.const[k]].size == 1 for k in giants[0][1])
+            products = tuple(sorted(sums[root].giants[0][1], key=lambda k: self.a[k]))
+            values = tuple(self.a[k] for k in products)
+            numbers = all(self.program.consts[self.program.const[k]].size == 1 for k in products)
             if numbers and not any(v - self.first in babies for v in values):
-                found.setdefault(values, []).append(root)
-        parts = [roots[i : i + _TOGETHER] for roots in found.values() for i in range(0, len(roots), _TOGETHER)]
-        return {part[0]: tuple(part) for part in parts if len(part) > 1}
+                found.setdefault(values, []).append((root, products))
+        groups = {}
+        for values, members in found.items():
+            for at in range(0, len(members), _TOGETHER):
+                roots, parts = zip(*members[at : at + _TOGETHER], strict=True)
+                if len(roots) > 1:
+                    groups[roots[0]] = Group(values, roots, parts)
+        return groups

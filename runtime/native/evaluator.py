@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,21 +139,19 @@ class NativeEvaluator:
         self, values: Sequence[Ciphertext], weights: Sequence[Sequence[Plaintext]]
     ) -> list[NativeCiphertext]:
         own = [self._own(v) for v in values]
-        plain: list[list[Plain]] = []
-        results: list[CtType] = []
-        for row in weights:
-            result: CtType | None = None
-            plain.append([])
-            for x, b in zip(own, row, strict=True):
-                y = self._plain(b)
-                product = self._rules.mul_plain(x.type, y.plain.level, y.scale)
-                result = product if result is None else self._rules.add(result, product)
-                plain[-1].append(y.plain)
-            if result is None:
+        types = [x.type for x in own]
+        rows = [[self._plain(b) for b in row] for row in weights]
+        results = []
+        for row in rows:
+            # A layer has thousands of weights, of few types.
+            kinds = {(t, y.plain.level, y.scale) for t, y in zip(types, row, strict=True)}
+            products = [self._rules.mul_plain(*kind) for kind in kinds]
+            if not products:
                 raise ExecutionError("a sum of no products")
-            results.append(result)
+            results.append(functools.reduce(self._rules.add, products))
         if not results:
             return []
+        plain = [[y.plain for y in row] for row in rows]
         sums = self._core.linear_sums([x.polys for x in own], plain, results[0].level)
         return [NativeCiphertext(self._ring, z, t.scale) for z, t in zip(sums, results, strict=True)]
 

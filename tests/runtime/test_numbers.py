@@ -215,7 +215,7 @@ def test_sums_over_the_same_values_are_made_together(build: Build, outputs: int,
     program = dense(build, outputs, 1, extra)
     found = fuse(program)
     assert len(found.sums) == outputs
-    assert sorted(map(len, found.groups.values())) == [n for n in (outputs % 32, 32) if 1 < n <= outputs]
+    assert sorted(len(g.roots) for g in found.groups.values()) == [n for n in (outputs % 32, 32) if 1 < n <= outputs]
     client, ev = parts(KERNELS[0])
     prepared = prepare(program, ev, plaintext_memory=1 << 24)
     out, trace = execute(prepared, {"x": list(encrypted(KERNELS[0]))})
@@ -285,7 +285,7 @@ def test_a_dense_layer_on_a_ciphertext_per_feature_keeps_little_and_prepares_eve
     assert not prepared.fusion.late
     assert prepared.plaintext_bytes == held
     assert None not in prepared.plaintexts
-    assert [len(g) for g in prepared.fusion.groups.values()] == [features]
+    assert [len(g.roots) for g in prepared.fusion.groups.values()] == [features]
     inputs = [client.encrypt(row, PARAMS.max_level, PARAMS.scale) for row in x]
     out, _ = execute(prepared, {"x": inputs})
     found = np.stack([client.decrypt(y) for y in out["y"]])
