@@ -214,10 +214,10 @@ class CostTable:
         nearest = min(self.ops, key=lambda n: abs(n - log_n))
         factor = 2.0 ** (log_n - nearest) * log_n / nearest
         scaled = {name: [s * factor for s in seconds] for name, seconds in self.ops[nearest].items()}
-        found = [name if name in scaled else switching.STANDS_FOR.get(name, name) for name in switching.UNITS]
-        if not set(found) <= set(scaled):
+        scaled |= {name: scaled[x] for name, x in switching.STANDS_FOR.items() if x in scaled and name not in scaled}
+        if not set(switching.UNITS) <= set(scaled):
             return Prices(log_n, scaled, self.overhead)
-        unit = tuple(scaled[name][0] for name in found)
+        unit = tuple(scaled[name][0] for name in switching.UNITS)
         return FusedPrices(log_n, scaled, self.overhead, late, params, unit)
 
 

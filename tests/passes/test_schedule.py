@@ -105,6 +105,26 @@ def test_late_constants_take_memory_once_and_transforms_at_each_limb(level: int,
     assert transforms == [0, (level + 1) * 2 ** (log_period - 15)]
 
 
+def test_a_sum_of_products_is_priced_with_one_relinearization_and_one_division() -> None:
+    """What the evaluator saves by dividing once has to show in what a plan is predicted to take."""
+    params = make_params(13, 3, 33, log_q0=37, log_special=38, specials=2)
+    unit = tuple(1.0 for _ in switching.UNITS)
+    table = {name: [1e3] * 4 for name in ("mul", "add", "mul_plain", "rescale", "drop_level", "sub", "add_plain")}
+    prices = FusedPrices(13, table, params=params, unit=unit)
+    spent = {}
+    for products in (1, 2):
+        cost = Cost(params.primes, params.scale, params.slots, prices)
+        x = Value(CtType(3, params.scale), object())
+        with cost.product_sum():
+            cost.rescale(cost.relinearize(cost.sum([cost.mul(x, x) for _ in range(products)])))
+        spent[products] = sum(cost.seconds.values())
+    assert spent[1] == switching.relinearize_rescale(params, 3).sum() + switching.tensor(params, 3).sum()
+    assert spent[2] - spent[1] == switching.tensor(params, 3).sum()
+    # As many transforms as a relinearization alone: rescaling adds none.
+    transforms = switching.UNITS.index("transform")
+    assert switching.relinearize_rescale(params, 3)[transforms] == switching.rotate(params, 3)[transforms]
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_a_number_is_priced_as_one_and_by_an_older_table_as_a_vector(late: bool) -> None:
     """Dense layers between ciphertexts of a feature each are thousands of numbers: a plan has to know them cheap."""
@@ -128,23 +148,3 @@ def test_without_fused_products_a_number_has_a_price_of_its_own_if_it_was_measur
     assert Prices(13, table).product(0, 1) == Prices(13, table).product(0, 8) == 4.0
     measured = Prices(13, {**table, "mul_scalar": [2.0]})
     assert (measured.product(0, 1), measured.product(0, 8)) == (3.0, 4.0)
-
-
-def test_a_sum_of_products_is_priced_with_one_relinearization_and_one_division() -> None:
-    """What the evaluator saves by dividing once has to show in what a plan is predicted to take."""
-    params = make_params(13, 3, 33, log_q0=37, log_special=38, specials=2)
-    unit = tuple(1.0 for _ in switching.UNITS)
-    table = {name: [1e3] * 4 for name in ("mul", "add", "mul_plain", "rescale", "drop_level", "sub", "add_plain")}
-    prices = FusedPrices(13, table, params=params, unit=unit)
-    spent = {}
-    for products in (1, 2):
-        cost = Cost(params.primes, params.scale, params.slots, prices)
-        x = Value(CtType(3, params.scale), object())
-        with cost.product_sum():
-            cost.rescale(cost.relinearize(cost.sum([cost.mul(x, x) for _ in range(products)])))
-        spent[products] = sum(cost.seconds.values())
-    assert spent[1] == switching.relinearize_rescale(params, 3).sum() + switching.tensor(params, 3).sum()
-    assert spent[2] - spent[1] == switching.tensor(params, 3).sum()
-    # As many transforms as a relinearization alone: rescaling adds none.
-    transforms = switching.UNITS.index("transform")
-    assert switching.relinearize_rescale(params, 3)[transforms] == switching.rotate(params, 3)[transforms]
