@@ -25,6 +25,8 @@ from pi_compiler.kernels.algebra import Algebra, Constant, Value
 
 _SOME = 32
 """Rows that show at once that values differ."""
+_ROUNDING = 2.0**-22
+"""Weights that are the same before scalings are folded into them are the same so far, in single precision."""
 _DENSE = 8
 """Codes up to so many times their number are counted in a table, not by sorting."""
 
@@ -267,7 +269,7 @@ def _alike(keys: IntArray, e: Entries, layout: Layout) -> NDArray[np.bool_]:
     some = np.zeros(len(keys), np.float32)
     some[row] = values
     alike = np.ones(len(keys), bool)
-    alike[row[some[row] != values]] = False
+    alike[row[np.abs(some[row] - values) > _ROUNDING * np.abs(values)]] = False
     return alike
 
 
