@@ -107,8 +107,9 @@ class Prices:
         return self.named("rotate", level) + self.named("add", level) + 2 * self.overhead
 
     def product(self, level: int, period: int) -> float:
-        """Seconds of a product with a diagonal of a period among one sample's slots, and of adding it."""
-        return self.named("mul_plain", level) + self.named("add", level) + 2 * self.overhead
+        """Seconds of adding a product with a diagonal of a period among a sample's slots; period 1 is a number."""
+        name = "mul_scalar" if period == 1 and "mul_scalar" in self.table else "mul_plain"
+        return self.named(name, level) + self.named("add", level) + 2 * self.overhead
 
     def tensor(self, level: int) -> float:
         """Seconds of a product of ciphertexts in a sum of products."""
@@ -221,6 +222,7 @@ class CostTable:
         nearest = min(self.ops, key=lambda n: abs(n - log_n))
         factor = 2.0 ** (log_n - nearest) * log_n / nearest
         scaled = {name: [s * factor for s in seconds] for name, seconds in self.ops[nearest].items()}
+        scaled |= {name: scaled[x] for name, x in switching.STANDS_FOR.items() if x in scaled and name not in scaled}
         if not set(switching.UNITS) <= set(scaled):
             return Prices(log_n, scaled, self.overhead)
         unit = tuple(scaled[name][0] for name in switching.UNITS)

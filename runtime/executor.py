@@ -8,6 +8,7 @@ that do sums of products in one call; their time is that of relinearizing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +89,7 @@ def prepare(program: Program, evaluator: Evaluator, *, plaintext_memory: int, fu
     plaintexts: list[Plaintext | None] = [None] * len(keys)
     held = 0
     full: set[tuple[int, int]] = set()
-    for k in _by_worth(program, keys, uses) if plaintext_memory > 0 else ():
+    for k in _by_worth(program, keys, uses, numbers_first=linear) if plaintext_memory > 0 else ():
         const, level = keys[k][:2]
         kind = (level, program.period(const))
         if kind in full:
@@ -168,7 +169,8 @@ def _run(
     products = ev if isinstance(ev, ProductEvaluator) else None
     slot, keys, plaintexts, last = prepared.slot, prepared.keys, prepared.plaintexts, prepared.last
     sums, skipped, babies = prepared.fusion.sums, prepared.fusion.skipped, prepared.fusion.babies
-    product_sums = prepared.fusion.product_sums
+    product_sums, groups = prepared.fusion.product_sums, prepared.fusion.groups
+    ready: dict[int, Ciphertext] = {}
     seconds, counts, segments = walk.seconds, walk.counts, walk.segments
     total, first = len(program), program.arity
     scales = program.scale[first:].tolist()
@@ -199,7 +201,28 @@ def _run(
             counts[origin * _CODES + op] += 1
             continue
         x = live[a]
-        if i in sums:
+        if i in groups:
+            made, late, spent = _grouped(prepared, linear, live, i)
+            ready.update(zip(groups[i].roots, made, strict=True))
+            bytes_ = size_of(made[0])
+            alive += len(made)
+            held += bytes_ * len(made)
+            of_size[bytes_] = same = of_size.get(bytes_, 0) + len(made)
+            most_of_size[bytes_] = max(same, most_of_size.get(bytes_, 0))
+            peak, peak_bytes = max(alive, peak), max(held, peak_bytes)
+            del made
+            seconds[origin * _CODES + _ENCODE] += spent
+            counts[origin * _CODES + _ENCODE] += late
+            now += spent
+        if i in ready:
+            y = ready.pop(i)
+            bytes_ = size_of(y)
+            alive -= 1
+            held -= bytes_
+            of_size[bytes_] -= 1
+            for value in sums[i].addends:
+                y = add(y, live[value])
+        elif i in sums:
             y, late, spent = _sum(prepared, linear, live, i)
             seconds[origin * _CODES + _ENCODE] += spent
             counts[origin * _CODES + _ENCODE] += late
@@ -292,6 +315,25 @@ def _sum(
     return total, late, spent
 
 
+def _grouped(
+    prepared: Prepared, ev: LinearEvaluator | None, live: list[Ciphertext | None], first: int
+) -> tuple[list[Ciphertext], int, float]:
+    """Fused matrix products over the same values; constants encoded on the way, and the seconds that took."""
+    if ev is None:
+        raise InternalError("matrix products were fused for an evaluator that does none")
+    late, spent = 0, 0.0
+    group = prepared.fusion.groups[first]
+    weights: list[list[Plaintext]] = []
+    for products in group.products:
+        weights.append([])
+        for at in products:
+            plain, took = _plaintext(prepared, at)
+            spent += took
+            late += took > 0
+            weights[-1].append(plain)
+    return list(ev.linear_sums([live[v] for v in group.values], weights)), late, spent
+
+
 def _product_sum(
     prepared: Prepared, ev: ProductEvaluator | None, live: list[Ciphertext | None], root: int
 ) -> tuple[Ciphertext, int, float]:
@@ -381,11 +423,16 @@ def _plaintext_slots(program: Program, fusion: Fusion) -> tuple[list[int], list[
     return slot, list(numbers), uses
 
 
-def _by_worth(program: Program, keys: list[_Key], uses: list[int]) -> list[int]:
-    """Plaintext numbers, those first whose encoding beforehand saves most time per byte."""
+def _by_worth(program: Program, keys: list[_Key], uses: list[int], *, numbers_first: bool) -> list[int]:
+    """Plaintext numbers, those first whose encoding beforehand saves most time per byte.
+
+    Encoded numbers come first where they take next to no memory.
+    """
 
     def worth(k: int) -> float:
         const, level = keys[k][:2]
+        if numbers_first and program.consts[const].size == 1:
+            return math.inf
         fixed = _FIXED_ENCODE_LIMBS if program.consts[const].size > 1 else 0.0
         transform = 1.0 if program.consts[const].size > 1 else 0.02
         return uses[k] * (fixed / (level + 1) + transform)

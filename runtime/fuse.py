@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from pi_compiler.ir.graph import FloatArray
@@ -26,6 +27,9 @@ Giant: TypeAlias = tuple[int, Sequence[tuple[Ciphertext, Plaintext]]]
 
 _HEAVIEST = 1 << 20
 """Weights that are multiplied out; doubling more often than that is left as it stands."""
+
+_TOGETHER = 32
+"""Sums over the same values that are made in one call: reading these weighs little then, and few results wait."""
 
 
 @runtime_checkable
@@ -43,6 +47,9 @@ class LinearEvaluator(Evaluator, Protocol):
 
     def linear_sum(self, giants: Sequence[Giant]) -> Ciphertext:
         """The sum over all giant steps of the rotated sums of products."""
+
+    def linear_sums(self, values: Sequence[Ciphertext], weights: Sequence[Sequence[Plaintext]]) -> Sequence[Ciphertext]:
+        """Per row of weights, which are numbers, the sum of its products with the values."""
 
 
 Term: TypeAlias = tuple[int, Ciphertext | None, Ciphertext | None, Plaintext | None]
@@ -103,6 +110,21 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Fused matrix products over the same values, with numbers for constants; made together, when the first is due.
+
+    Attributes:
+        values: what they multiply.
+        roots: their instructions in order.
+        products: per root its MUL_PLAIN instructions, in the order of the values.
+    """
+
+    values: tuple[int, ...]
+    roots: tuple[int, ...]
+    products: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class Fusion:
     """The matrix products and sums of products of a program.
 
@@ -112,6 +134,7 @@ class Fusion:
         babies: rotations that only sums read, and that take another form for them.
         products: MUL_PLAIN instructions inside sums.
         late: whether sums get late constants.
+        groups: per root that comes first, the sums that are made with it.
         product_sums: per root instruction, which rescales, what it sums.
     """
 
@@ -121,6 +144,12 @@ class Fusion:
     products: frozenset[int]
     late: bool = False
     product_sums: Mapping[int, ProductSum] = field(default_factory=dict)
+    groups: Mapping[int, Group] = field(default_factory=dict)
+
+    @cached_property
+    def waiting(self) -> frozenset[int]:
+        """Roots whose sums were made with an earlier one."""
+        return frozenset(root for group in self.groups.values() for root in group.roots[1:])
 
     def postponed(self) -> Fusion:
         """The same products with late constants.
@@ -136,6 +165,8 @@ class Fusion:
             return ()
         if at in self.sums:
             found = self.sums[at]
+            if at in self.waiting:
+                return found.addends
             terms = (int(program.a[k]) for _, products in found.giants for k in products)
             return (*terms, *found.addends)
         if at in self.product_sums:
@@ -181,7 +212,9 @@ def fuse(program: Program, *, linear: bool = True, products: bool = True) -> Fus
             sums[at] = found
             skipped.update(found.covered)
     inside = frozenset(k for found in sums.values() for _, ks in found.giants for k in ks)
-    return Fusion(sums, frozenset(skipped), finder.babies(inside), inside, product_sums=product_sums)
+    babies = finder.babies(inside)
+    groups = finder.groups(sums, babies)
+    return Fusion(sums, frozenset(skipped), babies, inside, product_sums=product_sums, groups=groups)
 
 
 class _Finder:
@@ -287,3 +320,22 @@ class _Finder:
         return frozenset(
             i for i in at if self.op[i] == Opcode.ROTATE and self.uses[self.first + i] == read[self.first + i] > 0
         )
+
+    def groups(self, sums: Mapping[int, Sum], babies: frozenset[int]) -> dict[int, Group]:
+        """Sums of unrotated products with numbers over the same values, some at a time."""
+        found: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
+        for root in sorted(sums):
+            if len(sums[root].giants) > 1 or sums[root].giants[0][0] != 0:
+                continue
+            products = tuple(sorted(sums[root].giants[0][1], key=lambda k: self.a[k]))
+            values = tuple(self.a[k] for k in products)
+            numbers = all(self.program.consts[self.program.const[k]].size == 1 for k in products)
+            if numbers and not any(v - self.first in babies for v in values):
+                found.setdefault(values, []).append((root, products))
+        groups = {}
+        for values, members in found.items():
+            for at in range(0, len(members), _TOGETHER):
+                roots, parts = zip(*members[at : at + _TOGETHER], strict=True)
+                if len(roots) > 1:
+                    groups[roots[0]] = Group(values, roots, parts)
+        return groups

@@ -110,6 +110,7 @@ def _cases(
     rows = [rng.uniform(-1, 1, params.slots) for _ in range(3)]
     x = [client.encrypt(row, level, scale) for row in rows]
     p: list[Plaintext] = [ev.encode(row, level, scale) for row in rows]
+    w: list[Plaintext] = [ev.encode(row[:1], level, scale) for row in rows]
     wide: list[Ciphertext] = [ev.mul(a, b) for a, b in pairwise(x)]
     cases: dict[str, Callable[[int], object]] = {
         "add": lambda i: ev.add(x[i % 3], x[(i + 1) % 3]),
@@ -119,6 +120,7 @@ def _cases(
         "square": lambda i: ev.mul(x[i % 3], x[i % 3]),
         "add_plain": lambda i: ev.add_plain(x[i % 3], p[(i + 1) % 3]),
         "mul_plain": lambda i: ev.mul_plain(x[i % 3], p[(i + 1) % 3]),
+        "mul_scalar": lambda i: ev.mul_plain(x[i % 3], w[(i + 1) % 3]),
         "rotate": lambda i: ev.rotate(x[i % 3], rotations[i % len(rotations)]),
         "relinearize": lambda i: ev.relinearize(wide[i % 2]),
         "encode": lambda i: ev.encode(rows[i % 3], level, scale),

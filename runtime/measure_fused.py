@@ -72,6 +72,10 @@ def _cases(params: Params, client: Client, ev: LinearEvaluator, level: int) -> l
             return ev.linear_sum(giants)
 
         cases += [(all_babies, shared), (product, sums)]
+    values = x * _STEPS
+    numbers = [[ev.encode_linear(row[k : k + 1], level, scale, late=False) for k in range(len(values))] for row in rows]
+    dense = len(rows) * len(values) * switching.product(params, level, 1, late=False)
+    cases.append((lambda _: ev.linear_sums(values, numbers), dense))
     if isinstance(ev, ProductEvaluator):
         left = scale**2 / params.primes[level]
         work = switching.tensor(params, level) + switching.relinearize_rescale(params, level)

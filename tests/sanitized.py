@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 NAME = "pi_compiler.runtime.native._core"
 FLAGS = "-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 MODULE = "PI_SANITIZED_MODULE"
-TESTS = ("test_native_fuzz.py", "test_native.py", "test_secret.py")
+TESTS = ("test_native_fuzz.py", "test_native.py", "test_numbers.py", "test_secret.py")
 
 
 def library(name: str) -> str:

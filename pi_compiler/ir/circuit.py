@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pi_compiler.ir.graph import FloatArray, IntArray
 from pi_compiler.ir.layout import Layout
 from pi_compiler.ir.params import Params
@@ -30,6 +33,7 @@ class MatVecPlan:
         terms: (terms, 6) columns: output ciphertext, index into ``sources``, input ciphertext,
             baby step, giant step, diagonal (their sum up to periods). Sorted by output
             ciphertext, then giant step.
+        numbers: per term whether its diagonal is one number in all slots that matter; it is encoded as that.
         folds: rotations of the rotate-and-add steps, in order.
         span: factor by which the folds multiply a vector that is periodic already.
         bias: (ciphertexts, period) of the output layout.
@@ -37,6 +41,7 @@ class MatVecPlan:
 
     sources: tuple[int, ...]
     terms: IntArray
+    numbers: NDArray[np.bool_]
     folds: tuple[int, ...]
     span: int
     bias: FloatArray

@@ -11,13 +11,19 @@ import numpy as np
 from pi_compiler.ir.graph import FloatArray
 from pi_compiler.ir.params import Params
 
-UNITS = ("transform", "convert", "key", "product", "move")
+UNITS = ("transform", "convert", "key", "product", "move", "scalar")
 """One limb's transform; its share of one limb of another basis; its product with a limb of both halves of a key;
-its product with a constant, both polynomials; one pass over it (a sum, a permutation)."""
+its product with a constant, both polynomials; one pass over it (a sum, a permutation); its product with a number, both
+polynomials."""
+
+STANDS_FOR = {"scalar": "product"}
+"""What an older table has in place of a unit that it lacks."""
 
 
-def _work(transform: float = 0, convert: float = 0, key: float = 0, product: float = 0, move: float = 0) -> FloatArray:
-    return np.array([transform, convert, key, product, move], np.float64)
+def _work(
+    transform: float = 0, convert: float = 0, key: float = 0, product: float = 0, move: float = 0, scalar: float = 0
+) -> FloatArray:
+    return np.array([transform, convert, key, product, move, scalar], np.float64)
 
 
 def decompose(p: Params, level: int) -> FloatArray:
@@ -59,8 +65,13 @@ def giant(p: Params, level: int, *, late: bool) -> FloatArray:
 
 
 def product(p: Params, level: int, period: int, *, late: bool) -> FloatArray:
-    """A product with a constant of a period, added to a sum; late constants are transformed for it."""
+    """A product with a constant of a period, added to a sum; late constants are transformed for it.
+
+    Period 1 is a number, for which nothing is transformed. What it multiplies was not rotated, as a rule.
+    """
     limbs = level + 1
+    if period == 1:
+        return _work(scalar=limbs)
     if not late:
         return _work(product=limbs + len(p.special))
     share = min(1.0, 2.0 * period / (1 << p.log_n))
@@ -95,4 +106,4 @@ def finish(p: Params, level: int) -> FloatArray:
 def constant_bytes(p: Params, level: int, period: int, *, late: bool) -> int:
     """Memory of a matrix product's constant made beforehand."""
     values = min(2 * period, 1 << p.log_n) if period > 1 else 1
-    return 8 * values * (1 if late else level + 1 + len(p.special))
+    return 8 * values * (1 if late and period > 1 else level + 1 + len(p.special))

@@ -289,11 +289,16 @@ class Cost(Algebra):
     def _spend(self, seconds: float) -> None:
         self.seconds[self.origin] = self.seconds.get(self.origin, 0.0) + seconds
 
+    def _period(self, const: Constant | None) -> int:
+        if isinstance(const, float | int):
+            return 1
+        return const.size if isinstance(const, np.ndarray) else self.slots
+
     def _in_product(self, op: Opcode, level: int, const: Constant | None) -> float:
         """Seconds of an instruction that a matrix product does on its way."""
         self._level = level
         if op is Opcode.MUL_PLAIN:
-            return self.prices.product(level, const.size if isinstance(const, np.ndarray) else self.slots)
+            return self.prices.product(level, self._period(const))
         if op is not Opcode.ROTATE:
             return 0.0
         if self._baby is None:

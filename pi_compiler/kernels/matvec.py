@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
 
 from pi_compiler.errors import InternalError
 from pi_compiler.ir.circuit import MatVecPlan
@@ -21,6 +23,13 @@ from pi_compiler.ir.layout import Layout
 from pi_compiler.ir.stages import Matrix
 from pi_compiler.ir.taps import Entries
 from pi_compiler.kernels.algebra import Algebra, Constant, Value
+
+_SOME = 32
+"""Rows that show at once that values differ."""
+_ROUNDING = 2.0**-22
+"""Weights that are the same before scalings are folded into them are the same so far, in single precision."""
+_DENSE = 8
+"""Codes up to so many times their number are counted in a table, not by sorting."""
 
 
 def centered(d: IntArray, period: int | IntArray) -> IntArray:
@@ -71,6 +80,7 @@ class Structure:
 
     Attributes:
         keys: (diagonals, 4) columns: output ciphertext, source, input ciphertext, diagonal.
+        full: per diagonal whether it has a nonzero wherever the source may hold anything but zero.
         periods: per source the period of its vectors.
         folds: rotate-and-add steps.
         span: period before the folds.
@@ -78,6 +88,7 @@ class Structure:
     """
 
     keys: IntArray
+    full: NDArray[np.bool_]
     periods: tuple[int, ...]
     folds: tuple[int, ...]
     span: int
@@ -92,23 +103,43 @@ class Structure:
 
 def structure(matrices: Sequence[Matrix], sources: Sequence[Layout], result: Layout) -> Structure:
     """The distinct diagonals for given layouts."""
-    parts, entries = [], []
+    parts, full, entries = [], [], []
     for number, (matrix, layout) in enumerate(zip(matrices, sources, strict=True)):
         e = assign(matrix, layout, result)
         entries.append(e)
-        code = ((e.out_ct * layout.ciphertexts + e.in_ct) * (2 * layout.slots)) + e.diagonal + layout.slots
-        seen = np.zeros(result.ciphertexts * layout.ciphertexts * 2 * layout.slots, bool)
-        seen[code] = True
-        unique = np.flatnonzero(seen)
-        block, d = unique // (2 * layout.slots), unique % (2 * layout.slots) - layout.slots
-        column = np.full_like(d, number)
-        parts.append(np.stack([block // layout.ciphertexts, column, block % layout.ciphertexts, d], axis=1))
+        unique, count = _tally(_code(e.out_ct, e.in_ct, e.diagonal, layout))
+        block, d = unique // (4 * layout.slots), unique % (4 * layout.slots) - 2 * layout.slots
+        column, in_ct = np.full_like(d, number), block % layout.ciphertexts
+        parts.append(np.stack([block // layout.ciphertexts, column, in_ct, d], axis=1))
+        full.append(count == (occupied(layout).sum(axis=1) * (e.period // layout.period))[in_ct])
     steps, span = folds(entries, sources, result)
     keys = np.concatenate(parts)
     # A ciphertext of the result without any nonzero still has to exist: an all-zero diagonal makes it.
     empty = np.setdiff1d(np.arange(result.ciphertexts), keys[:, 0])
     keys = np.concatenate([keys, np.stack([empty, *[np.zeros_like(empty)] * 3], axis=1)])
-    return Structure(keys, tuple(s.period for s in sources), steps, span, result.ciphertexts)
+    full.append(np.ones(len(empty), bool))
+    return Structure(keys, np.concatenate(full), tuple(s.period for s in sources), steps, span, result.ciphertexts)
+
+
+def occupied(source: Layout) -> NDArray[np.bool_]:
+    """Slots (ciphertexts, period) that may hold something; what multiplies the others may be anything."""
+    return (source.index >= 0) | (not source.zero)
+
+
+def uniform(s: Structure, matrices: Sequence[Matrix], sources: Sequence[Layout], result: Layout) -> NDArray[np.bool_]:
+    """Per diagonal whether one number can stand for it: its values are equal wherever they matter.
+
+    The pattern alone says that most diagonals have no chance, and some rows that others have none: all values are
+    looked at only where these leave one.
+    """
+    found = s.full.copy()
+    for number, (matrix, layout) in enumerate(zip(matrices, sources, strict=True)):
+        for rows in (min(_SOME, matrix.shape[0]), matrix.shape[0]):
+            mine = np.flatnonzero(found & (s.keys[:, 1] == number))
+            if mine.size:
+                e = assign(_thinned(matrix, rows), layout, result)
+                found[mine] = _alike(s.keys[mine], e, layout)
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,37 +230,81 @@ class _Counter:
         )
 
 
-def make_plan(s: Structure, split: Split, sources: tuple[int, ...], bias: FloatArray) -> MatVecPlan:
-    """The plan for a chosen split."""
+def make_plan(
+    s: Structure, split: Split, sources: tuple[int, ...], bias: FloatArray, numbers: NDArray[np.bool_]
+) -> MatVecPlan:
+    """The plan for a chosen split; ``numbers`` are the diagonals that are ``uniform``."""
     baby, giant = steps_of(s, split.width, split.offset)
     # A rotation by a multiple of the period is none.
     period = np.asarray(s.periods)[s.keys[:, 1]]
     baby, giant = centered(baby, period), centered(giant, s.span)
     terms = np.stack([s.keys[:, 0], s.keys[:, 1], s.keys[:, 2], baby, giant, s.keys[:, 3]], axis=1)
     order = np.lexsort((terms[:, 3], terms[:, 2], terms[:, 1], terms[:, 4], terms[:, 0]))
-    return MatVecPlan(sources, terms[order], s.folds, s.span, bias)
+    return MatVecPlan(sources, terms[order], numbers[order], s.folds, s.span, bias)
 
 
 def diagonals(
     plan: MatVecPlan, matrices: Sequence[Matrix], sources: Sequence[Layout], result: Layout
-) -> list[FloatArray]:
-    """Per term its diagonal, rotated back by its giant step: one period each, float32 values."""
-    out: list[FloatArray] = [np.zeros(0)] * len(plan.terms)
+) -> list[Constant]:
+    """Per term its diagonal, rotated back by its giant step: one period each, float32 values; or its one number."""
+    out: list[Constant] = [0.0] * len(plan.terms)
     for number, (matrix, layout) in enumerate(zip(matrices, sources, strict=True)):
         mine = np.flatnonzero(plan.terms[:, 1] == number)
         e = assign(matrix, layout, result)
         term = plan.terms[mine]
-        code = _code(e.out_ct, e.in_ct, e.diagonal, layout)
-        codes = _code(term[:, 0], term[:, 2], term[:, 5], layout)
-        order = np.argsort(codes)
-        row = order[np.searchsorted(codes, code, sorter=order)]
-        table = np.zeros((len(mine), e.period), np.float32)
-        slot = (e.slot + term[row, 4]) % e.period
-        factor = e.period / plan.span
-        np.add.at(table.reshape(-1), row * e.period + slot, (e.value * factor).astype(np.float32))
-        for k, vector in zip(mine, table, strict=True):
-            out[k] = vector  # type: ignore[assignment]
+        codes, code = _code(term[:, 0], term[:, 2], term[:, 5], layout), _code(e.out_ct, e.in_ct, e.diagonal, layout)
+        row, _ = _places(codes, code)
+        value = (e.value * (e.period / plan.span)).astype(np.float32)
+        one = plan.numbers[mine]
+        some = np.zeros(len(mine), np.float32)
+        some[row] = value
+        place = np.cumsum(~one) - 1
+        table = np.zeros((int((~one).sum()), e.period), np.float32)
+        vector = ~one[row]
+        slot = (e.slot[vector] + term[row[vector], 4]) % e.period
+        np.add.at(table.reshape(-1), place[row[vector]] * e.period + slot, value[vector])
+        for i, k in enumerate(mine):
+            out[k] = float(some[i]) if one[i] else table[place[i]]
     return out
+
+
+def _alike(keys: IntArray, e: Entries, layout: Layout) -> NDArray[np.bool_]:
+    """Per diagonal whether all its values are the same."""
+    codes, code = _code(keys[:, 0], keys[:, 2], keys[:, 3], layout), _code(e.out_ct, e.in_ct, e.diagonal, layout)
+    row, known = _places(codes, code)
+    row, values = row[known], e.value[known].astype(np.float32)
+    some = np.zeros(len(keys), np.float32)
+    some[row] = values
+    alike = np.ones(len(keys), bool)
+    alike[row[np.abs(some[row] - values) > _ROUNDING * np.abs(values)]] = False
+    return alike
+
+
+def _thinned(matrix: Matrix, rows: int) -> Matrix:
+    """The same with about so many of its rows."""
+    step = -(-matrix.shape[0] // rows)
+    if step == 1:
+        return matrix
+    some = matrix[::step].tocoo()
+    return sparse.csr_array((some.data, (some.row * step, some.col)), shape=matrix.shape)
+
+
+def _tally(code: IntArray) -> tuple[IntArray, IntArray]:
+    """Distinct codes in order, and how often each occurs."""
+    if code.size and code.max() < _DENSE * code.size:
+        count = np.bincount(code)
+        unique = np.flatnonzero(count)
+        return unique, count[unique]
+    unique, count = np.unique(code, return_counts=True)
+    return unique, count
+
+
+def _places(codes: IntArray, code: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:
+    """Where each code stands among distinct ones, and whether it does."""
+    order = np.argsort(codes)
+    found = np.minimum(np.searchsorted(codes, code, sorter=order), len(codes) - 1)
+    place = order[found]
+    return place, codes[place] == code
 
 
 def _code(out_ct: IntArray, in_ct: IntArray, diagonal: IntArray, layout: Layout) -> IntArray:
@@ -273,7 +348,8 @@ def matvec(
         for step in plan.folds:
             total = alg.add(total, alg.rotate(total, step))
         total = alg.rescale(total)
-        if plan.bias[out_ct].any():
-            total = alg.add_plain(total, plan.bias[out_ct])
+        bias = plan.bias[out_ct]
+        if bias.any():
+            total = alg.add_plain(total, float(bias[0]) if (bias == bias[0]).all() else bias)
         results.append(total)
     return results

@@ -25,6 +25,9 @@ from pi_compiler.passes.compilation import Ranges
 _GROWTH = 3.0  # composing two maps may at most multiply their nonzeros by this; beyond it a level is cheaper
 _VERTEX = 32.0  # times the data's reach; at this distance a completed square loses five bits
 _FEW_ROWS = 128  # a map to so few values has no more diagonals than this (hybrid embedding), however dense
+_ROWS, _ALIKE = 3, 2.0
+"""In tensors of so many dimensions channels may be rows, as tokens. Where they reach about as far they share a unit:
+that takes a bit at most, and weights that are the same for all rows stay the same, which makes numbers of diagonals."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,6 +184,8 @@ class Folder:
         largest = np.maximum(np.abs(scale * low + shift), np.abs(scale * high + shift))
         # A channel that calibration hardly moved keeps room for values it did not show.
         unit = np.maximum(largest, 0.1 * largest.max()) if largest.any() else np.ones_like(largest)
+        if len(node.shape) == _ROWS and w2.size == 1 and unit.max() <= _ALIKE * unit.min():
+            unit = np.full_like(unit, unit.max())
         inner = x.scaled(poly.spread(scale / unit), poly.spread(shift / unit))
         number = self.materialize(inner, node.shape, node.inputs[0].origin)
         squared = self.atom(self.push(Square(number, node.shape, node.origin)))

@@ -31,7 +31,7 @@ from pi_compiler.ir.stages import (
     Stages,
     sources_of,
 )
-from pi_compiler.kernels.matvec import Structure, best_split, make_plan, structure
+from pi_compiler.kernels.matvec import Structure, best_split, make_plan, structure, uniform
 from pi_compiler.kernels.summing import reduced, slots_of_terms
 from pi_compiler.options import Options
 from pi_compiler.passes.layouts import Grid, Placed, distinct, input_layouts, plain_grids, result_layouts, tap_layouts
@@ -242,7 +242,8 @@ class _Packer:
         if key not in self.prices_of:
             level = self.levels[number] + 1
             split = best_split(s, *self.step_prices(level), hints=self.hints(result.grid), thorough=False)
-            self.prices_of[key] = split.cost + self.rest(s, level)
+            numbers = int(uniform(s, stage.matrices, sources, result.layout).sum())
+            self.prices_of[key] = split.cost + self.rest(s, numbers, level)
         return s, self.prices_of[key]
 
     def step_prices(self, level: int) -> tuple[float, float]:
@@ -253,9 +254,10 @@ class _Packer:
             giant = _TIE * baby
         return baby, giant
 
-    def rest(self, s: Structure, level: int) -> float:
+    def rest(self, s: Structure, numbers: int, level: int) -> float:
+        """What does not depend on the split, for so many diagonals that are numbers."""
         p = self.prices
-        products = len(s.keys) * p.product(level, s.span)
+        products = (len(s.keys) - numbers) * p.product(level, s.span) + numbers * p.product(level, 1)
         folds = len(s.folds) * (p.named("rotate", level) + p.named("add", level))
         return products + s.outputs * (folds + p.named("rescale", level)) + s.rotated * p.finish(level)
 
@@ -291,7 +293,8 @@ class _Packer:
             )
             layout = layouts[number]
             bias = layout.pack(stage.bias.reshape(stage.shape))
-            plans[number] = make_plan(s, split, stage.sources, bias)
+            numbers = uniform(s, stage.matrices, sources, layout)
+            plans[number] = make_plan(s, split, stage.sources, bias, numbers)
             for _, source, ciphertext, baby, _, _ in plans[number].terms.tolist():
                 made.add((stage.sources[source], ciphertext, baby % self.slots))
         return Circuit(self.stages, self.slots, tuple(layouts), plans, sums)

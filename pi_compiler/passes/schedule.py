@@ -146,7 +146,8 @@ def price(circuit: Circuit, params: Params, levels: Sequence[int], prices: Price
 
     def constants(number: int) -> Sequence[Constant]:
         plan = circuit.plans[number]
-        return [np.broadcast_to(0.0, (plan.span,))] * len(plan.terms)
+        vector = np.broadcast_to(0.0, (plan.span,))
+        return [0.0 if number else vector for number in plan.numbers]
 
     def enter(origin: str) -> None:
         cost.origin = origin
@@ -369,11 +370,12 @@ def constants_are_late(circuit: Circuit, levels: Sequence[int], params: Params) 
 
 def constant_bytes(circuit: Circuit, levels: Sequence[int], params: Params, *, late: bool) -> int:
     """Memory of the constants of all matrix products, for an evaluator that fuses these."""
-    batch = circuit.batch(params)
-    return sum(
-        plan.plain_products * switching.constant_bytes(params, levels[n] + 1, real_period(plan.span, batch), late=late)
-        for n, plan in circuit.plans.items()
-    )
+    batch, total = circuit.batch(params), 0
+    for n, plan in circuit.plans.items():
+        numbers = int(plan.numbers.sum())
+        for count, period in ((len(plan.terms) - numbers, real_period(plan.span, batch)), (numbers, 1)):
+            total += count * switching.constant_bytes(params, levels[n] + 1, period, late=late)
+    return total
 
 
 def _too_deep(

@@ -142,7 +142,9 @@ def plaintexts(c: Compilation, circuit: Circuit, levels: tuple[int, ...], prices
             size += (0 if prices.fused else count * (8 * (level + 1) << params.log_n)) + bias * (
                 8 * level << params.log_n
             )
-            seconds += (1 - prices.unheld) * count * prices.named("encode", 0 if prices.late else level)
+            numbers = int(circuit.plans[n].numbers.sum())
+            seconds += (1 - prices.unheld) * (count - numbers) * prices.named("encode", 0 if prices.late else level)
+            seconds += numbers * prices.named("encode_scalar", level)
             seconds += bias * prices.named("encode", level - 1)
     if prices.fused:
         size += constant_bytes(circuit, levels, params, late=prices.late)

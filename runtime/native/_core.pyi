@@ -88,4 +88,7 @@ class Ring:
     ) -> Polys:
         """Weight times a product of two, of one with a constant, or either alone; relinearized and rescaled."""
 
+    def linear_sums(self, inputs: list[Polys], weights: list[list[Plain]], level: int) -> list[Polys]:
+        """Several sums over the same inputs; every weight is an encoded number."""
+
     def linear_sum(self, giants: list[tuple[list[tuple[Polys, Plain]], Polys | None, int]], level: int) -> Polys: ...

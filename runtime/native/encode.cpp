@@ -105,7 +105,7 @@ Plain Encoder::encode(const double* values, std::size_t period, double scale, in
     plain.limbs = level + 1 + (extended ? ring_.specials : 0);
     plain.log_repeat = ring_.log_n - __builtin_ctzll(size);
     plain.n = size;
-    plain.late = late && largest < SMALL;
+    plain.late = late && size > 1 && largest < SMALL;
     if (plain.late) {
         plain.memory = ring_.take(size);
         plain.memory.secret = secret;

@@ -17,7 +17,7 @@ class Encoder {
     explicit Encoder(const Ring& ring);
 
     // One period of values; throws std::out_of_range where a coefficient does not fit the modulus. Late
-    // ones stay coefficients if these are below 2^51. With `secret`, all memory that held them is wiped.
+    // ones stay coefficients if these are below 2^51 and more than one. With `secret`, all memory that held them is wiped.
     Plain encode(const double* values, std::size_t period, double scale, int level, bool extended, bool late,
                  bool secret) const;
     // The N/2 values times their scale of a polynomial in transformed order; working memory is wiped.

@@ -59,6 +59,14 @@ Polys add_plain(const Ring& ring, const Polys& a, const Plain& b) {
 
 Polys mul_plain(const Ring& ring, const Polys& a, const Plain& b) {
     Polys z = ring.polys(a.polys, a.level, a.extended);
+    if (b.n == 1) {
+        each_limb(ring, z.polys, z.limbs, [&](int p, int i) {
+            u64* to = z.limb(p, i);
+            const u64* x = a.limb(p, i);
+            ring.k->combine(&to, 1, &x, 1, b.limb(i), ring.n, modulus(ring, z.level, i), false);
+        });
+        return z;
+    }
     // The kernel multiplies two polynomials at a time; the third of a product is paired with itself.
     const int pairs = (a.polys + 1) / 2;
     each_limb(ring, pairs, z.limbs, [&](int pair, int i) {

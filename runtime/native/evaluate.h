@@ -57,6 +57,10 @@ struct Giant {
 // giant step's second polynomial and once at the end.
 Polys linear_sum(const Ring& ring, const std::vector<Giant>& giants, int level);
 
+// Several sums over the same ciphertexts, whose weights are numbers: [sum][input]. Each input is read once.
+std::vector<Polys> linear_sums(const Ring& ring, const std::vector<const Polys*>& inputs,
+                               const std::vector<std::vector<const Plain*>>& weights, int level);
+
 // A weight times: a b; or a plain; or a alone, of two or three polynomials; or plain alone.
 struct Term {
     int weight;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,6 +134,26 @@ class NativeEvaluator:
             for step, terms in steps.items()
         ]
         return NativeCiphertext(self._ring, self._core.linear_sum(keyed, result.level), result.scale)
+
+    def linear_sums(
+        self, values: Sequence[Ciphertext], weights: Sequence[Sequence[Plaintext]]
+    ) -> list[NativeCiphertext]:
+        own = [self._own(v) for v in values]
+        types = [x.type for x in own]
+        rows = [[self._plain(b) for b in row] for row in weights]
+        results = []
+        for row in rows:
+            # A layer has thousands of weights, of few types.
+            kinds = {(t, y.plain.level, y.scale) for t, y in zip(types, row, strict=True)}
+            products = [self._rules.mul_plain(*kind) for kind in kinds]
+            if not products:
+                raise ExecutionError("a sum of no products")
+            results.append(functools.reduce(self._rules.add, products))
+        if not results:
+            return []
+        plain = [[y.plain for y in row] for row in rows]
+        sums = self._core.linear_sums([x.polys for x in own], plain, results[0].level)
+        return [NativeCiphertext(self._ring, z, t.scale) for z, t in zip(sums, results, strict=True)]
 
     def product_sum(self, terms: Sequence[Term], scale: float) -> NativeCiphertext:
         found: list[tuple[int, Polys | None, Polys | None, Plain | None]] = []

@@ -55,6 +55,10 @@ struct Kernels {
     // z0 = sum f_k x0_k and z1 = sum f_k x1_k; f_k is repeated like y above. With `into`, added to z.
     void (*dot)(u64* z0, u64* z1, const u64* const* f, const int* log_repeat, const u64* const* x0,
                 const u64* const* x1, std::size_t terms, std::size_t n, const Modulus& m, bool into);
+    // z_j = sum_k w[j inputs + k] x_k for each output j, with numbers w below q; n is a multiple of 64. With `into`,
+    // added to z.
+    void (*combine)(u64* const* z, std::size_t outputs, const u64* const* x, std::size_t inputs, const u64* w,
+                    std::size_t n, const Modulus& m, bool into);
     // z = sum y_k c_k - v d for values y_k of other primes below max_prime_bits; as a transform takes it, which
     // may not be reduced.
     void (*convert)(u64* z, const u64* const* y, const u64* c, std::size_t terms, const u64* v, u64 minus_d,

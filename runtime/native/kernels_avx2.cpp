@@ -135,6 +135,37 @@ void dot(u64* z0, u64* z1, const u64* const* f, const int* r, const u64* const* 
     }
 }
 
+// T outputs at a time.
+template <int T>
+void combine_some(u64* const* z, const u64* const* x, std::size_t inputs, const u64* w, std::size_t n,
+                  const Modulus& m, bool into) {
+    const Prime p(m);
+    for (std::size_t start = 0; start < inputs; start += CHUNK) {
+        const std::size_t terms = start + CHUNK < inputs ? CHUNK : inputs - start;
+        const bool more = into || start > 0;
+        Pair f[T][CHUNK];
+        for (int t = 0; t < T; ++t)
+            for (std::size_t k = 0; k < terms; ++k) f[t][k] = pair(w[t * inputs + start + k], m);
+        for (std::size_t i = 0; i < n; i += 4) {
+            D a[T];
+            for (int t = 0; t < T; ++t) a[t] = more ? real(load(z[t] + i)) : _mm256_setzero_pd();
+            for (std::size_t k = 0; k < terms; ++k) {
+                _mm_prefetch(reinterpret_cast<const char*>(x[start + k] + i + AHEAD), _MM_HINT_T0);
+                const D u = real(load(x[start + k] + i));
+                for (int t = 0; t < T; ++t) a[t] = _mm256_add_pd(a[t], p.mul(u, f[t][k]));
+            }
+            for (int t = 0; t < T; ++t) store(z[t] + i, p.full(a[t]));
+        }
+    }
+}
+
+void combine(u64* const* z, std::size_t outputs, const u64* const* x, std::size_t inputs, const u64* w, std::size_t n,
+             const Modulus& m, bool into) {
+    std::size_t j = 0;
+    for (; j + 4 <= outputs; j += 4) combine_some<4>(z + j, x, inputs, w + j * inputs, n, m, into);
+    for (; j < outputs; ++j) combine_some<1>(z + j, x, inputs, w + j * inputs, n, m, into);
+}
+
 void convert(u64* z, const u64* const* y, const u64* c, std::size_t terms, const u64* v, u64 minus_d, std::size_t n,
              const Modulus& m) {
     constexpr std::size_t MOST = 64;
@@ -201,7 +232,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 constexpr Kernels table() {
     Kernels k = {
         "avx2",     52,         50,      ntt,    intt, add,     sub,       add_repeated, neg,
-        sub_transformed, add_scaled, mul_add, tensor, dot,  convert, quotients, lift,         permute, add_permuted, fft, fft_part, reduced,
+        sub_transformed, add_scaled, mul_add, tensor, dot, combine, convert, quotients, lift,         permute, add_permuted, fft, fft_part, reduced,
     };
     k.twiddle = twiddle;
     return k;

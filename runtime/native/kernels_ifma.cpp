@@ -209,6 +209,45 @@ void dot(u64* z0, u64* z1, const u64* const* f, const int* r, const u64* const* 
     }
 }
 
+// T outputs at a time, of W vectors each: sums stay in registers.
+template <int T, int W>
+void combine_some(u64* const* z, const u64* const* x, std::size_t inputs, const u64* w, std::size_t n,
+                  const Modulus& m, bool into) {
+    const Prime p(m);
+    const Wide wide(m);
+    for (std::size_t i = 0; i < n; i += 8 * W) {
+        V a[T][W], b[T][W];
+        for (int t = 0; t < T; ++t)
+            for (int v = 0; v < W; ++v) a[t][v] = into ? load(z[t] + i + 8 * v) : p.zero, b[t][v] = p.zero;
+        for (std::size_t start = 0; start < inputs; start += CHUNK) {
+            const std::size_t end = start + CHUNK < inputs ? start + CHUNK : inputs;
+            if (start > 0)
+                for (int t = 0; t < T; ++t)
+                    for (int v = 0; v < W; ++v) a[t][v] = wide.reduce(a[t][v], b[t][v], p), b[t][v] = p.zero;
+            for (std::size_t k = start; k < end; ++k) {
+                V u[W];
+                for (int v = 0; v < W; ++v) u[v] = load(x[k] + i + 8 * v);
+                for (int v = 0; v < W; v += 1)
+                    _mm_prefetch(reinterpret_cast<const char*>(x[k] + i + 8 * v + AHEAD), _MM_HINT_T0);
+                for (int t = 0; t < T; ++t) {
+                    const V f = set(w[t * inputs + k]);
+                    for (int v = 0; v < W; ++v) a[t][v] = low(a[t][v], u[v], f), b[t][v] = high(b[t][v], u[v], f);
+                }
+            }
+        }
+        for (int t = 0; t < T; ++t)
+            for (int v = 0; v < W; ++v) store(z[t] + i + 8 * v, wide.reduce(a[t][v], b[t][v], p));
+    }
+}
+
+void combine(u64* const* z, std::size_t outputs, const u64* const* x, std::size_t inputs, const u64* w, std::size_t n,
+             const Modulus& m, bool into) {
+    std::size_t j = 0;
+    for (; j + 4 <= outputs; j += 4) combine_some<4, 2>(z + j, x, inputs, w + j * inputs, n, m, into);
+    for (; j + 2 <= outputs; j += 2) combine_some<2, 4>(z + j, x, inputs, w + j * inputs, n, m, into);
+    for (; j < outputs; ++j) combine_some<1, 4>(z + j, x, inputs, w + j * inputs, n, m, into);
+}
+
 // Few terms: their factors stay in registers.
 template <int terms>
 void convert_few(u64* z, const u64* const* y, const u64* c, const u64* v, u64 minus_d, std::size_t n,
@@ -345,7 +384,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 
 constexpr Kernels IFMA = {
     "avx512ifma", S,          50,     ntt,     intt,      add,  sub,     add_repeated, neg,
-    sub_transformed, add_scaled, mul_add, tensor, dot,       convert, quotients, lift, permute, add_permuted, fft, fft_part, reduced,
+    sub_transformed, add_scaled, mul_add, tensor, dot, combine, convert, quotients, lift, permute, add_permuted, fft, fft_part, reduced,
 };
 
 // Constant, so that nothing of this file runs where the processor cannot.

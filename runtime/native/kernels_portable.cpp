@@ -84,6 +84,21 @@ void dot(u64* z0, u64* z1, const u64* const* f, const int* r, const u64* const* 
     }
 }
 
+void combine(u64* const* z, std::size_t outputs, const u64* const* x, std::size_t inputs, const u64* w, std::size_t n,
+             const Modulus& m, bool into) {
+    for (std::size_t j = 0; j < outputs; ++j, w += inputs) {
+        for (std::size_t i = 0; i < n; ++i) {
+            u128 a = into ? z[j][i] : 0;
+            for (std::size_t start = 0; start < inputs; start += CHUNK) {
+                const std::size_t end = start + CHUNK < inputs ? start + CHUNK : inputs;
+                for (std::size_t k = start; k < end; ++k) a += static_cast<u128>(w[k]) * x[k][i];
+                a = reduce(a, m);
+            }
+            z[j][i] = static_cast<u64>(a);
+        }
+    }
+}
+
 void convert(u64* z, const u64* const* y, const u64* c, std::size_t terms, const u64* v, u64 minus_d, std::size_t n,
              const Modulus& m) {
     if (terms == 1 && c[0] == 1) {
@@ -142,7 +157,7 @@ bool reduced(const u64* x, std::size_t n, const Modulus& m) {
 
 const Kernels PORTABLE = {
     "portable", S,      60,     scalar_ntt<S>, scalar_intt<S>, add,  sub,     add_repeated, neg,
-    sub_transformed, add_scaled, mul_add, tensor, dot, convert,       quotients,      lift, permute, add_permuted, fft, fft_part, reduced,
+    sub_transformed, add_scaled, mul_add, tensor, dot, combine, convert,       quotients,      lift, permute, add_permuted, fft, fft_part, reduced,
 };
 
 }  // namespace

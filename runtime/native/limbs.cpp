@@ -34,6 +34,26 @@ void convert_block(const Ring& ring, const Source& s, int source, const std::vec
 
 }  // namespace
 
+void Products::add(const u64* factor, int log_repeat, const u64* x0, const u64* x1) {
+    f_.push_back(factor), x_.push_back(x0), y_.push_back(x1);
+    repeat_.push_back(log_repeat);
+}
+
+void Products::add(const Plain& plain, const u64* row, std::size_t at, const u64* x0, const u64* x1) {
+    if (plain.n > 1) return add(row + (at >> plain.log_repeat), plain.log_repeat, x0, x1);
+    w_.push_back(*row);
+    of_x_.push_back(x0), of_y_.push_back(x1);
+}
+
+void Products::sum(const Ring& ring, u64* z0, u64* z1, std::size_t n, const Modulus& m, bool into) const {
+    if (!w_.empty()) {
+        ring.k->combine(&z0, 1, of_x_.data(), w_.size(), w_.data(), n, m, into);
+        ring.k->combine(&z1, 1, of_y_.data(), w_.size(), w_.data(), n, m, into);
+        into = true;
+    }
+    if (!f_.empty()) ring.k->dot(z0, z1, f_.data(), repeat_.data(), x_.data(), y_.data(), f_.size(), n, m, into);
+}
+
 Source::Source(const Ring& ring, const Conversion& c)
     : conversion(&c), memory(ring.take((c.from.size() + 1) * ring.n)) {
     for (std::size_t j = 0; j < c.from.size(); ++j) rows.push_back(memory.data() + j * ring.n);

@@ -21,6 +21,25 @@ inline const Modulus& modulus(const Ring& ring, int level, int i) { return ring.
 
 inline void copy(u64* to, const u64* from, std::size_t n) { std::memcpy(to, from, n * sizeof(u64)); }
 
+// Products of constants and ciphertexts on a block of a limb, to be summed: constants of a polynomial's values, and
+// numbers.
+class Products {
+  public:
+    // Values of which each repeats 2^log_repeat times.
+    void add(const u64* factor, int log_repeat, const u64* x0, const u64* x1);
+    // A constant of which the limb is at `row`; the block begins at its value `at`.
+    void add(const Plain& plain, const u64* row, std::size_t at, const u64* x0, const u64* x1);
+    bool empty() const { return f_.empty() && w_.empty(); }
+    // z0, z1 = the sums of both polynomials, n values; with `into`, added.
+    void sum(const Ring& ring, u64* z0, u64* z1, std::size_t n, const Modulus& m, bool into) const;
+
+  private:
+    std::vector<const u64*> f_, x_, y_;
+    std::vector<int> repeat_;
+    std::vector<u64> w_;
+    std::vector<const u64*> of_x_, of_y_;  // what the numbers multiply
+};
+
 // Residues modulo the primes of a conversion, as coefficients times the conversion's factors, and the
 // multiples of the modulus to take off.
 struct Source {

@@ -11,6 +11,8 @@ namespace {
 
 // Values of a limb that all giant steps visit before the next ones: their baby steps stay in cache.
 constexpr std::size_t BLOCK = 1024;
+// Words of the inputs of several sums that stay in a core's second-level cache, and the fewest of one input.
+constexpr std::size_t CACHED = std::size_t{1} << 15, LEAST = 64;
 // Giant steps whose sums are held at a time, and words of late constants that a limb of them may take.
 constexpr std::size_t HELD = 8, LATE_WORDS = std::size_t{1} << 20;
 
@@ -64,18 +66,13 @@ class Constants {
 // The plaintext products of one giant step over a block of limb i, of the extended or of the other terms.
 bool products(const Ring& ring, const Giant& giant, const std::vector<const u64*>& rows, bool extended, int level,
               int i, std::size_t at, u64* z0, u64* z1) {
-    std::vector<const u64*> f, x, y;
-    std::vector<int> repeat;
+    Products found;
     for (std::size_t k = 0; k < giant.terms.size(); ++k) {
         const auto& [a, b] = giant.terms[k];
-        if (a->extended != extended) continue;
-        f.push_back(rows[k] + (at >> b->log_repeat));
-        repeat.push_back(b->log_repeat);
-        x.push_back(a->limb(0, i) + at);
-        y.push_back(a->limb(1, i) + at);
+        if (a->extended == extended) found.add(*b, rows[k], at, a->limb(0, i) + at, a->limb(1, i) + at);
     }
-    if (f.empty()) return false;
-    ring.k->dot(z0, z1, f.data(), repeat.data(), x.data(), y.data(), f.size(), BLOCK, modulus(ring, level, i), false);
+    if (found.empty()) return false;
+    found.sum(ring, z0, z1, BLOCK, modulus(ring, level, i), false);
     return true;
 }
 
@@ -139,6 +136,33 @@ void accumulate(const Ring& ring, Polys& total, const Polys& u, const Giant& gia
 }
 
 }  // namespace
+
+std::vector<Polys> linear_sums(const Ring& ring, const std::vector<const Polys*>& inputs,
+                               const std::vector<std::vector<const Plain*>>& weights, int level) {
+    const std::size_t outputs = weights.size(), size = outputs * inputs.size();
+    std::vector<Polys> sums;
+    for (std::size_t j = 0; j < outputs; ++j) sums.push_back(ring.polys(2, level, false));
+    std::vector<u64> w;
+    w.reserve(size * (level + 1));
+    for (int i = 0; i <= level; ++i)
+        for (const auto& row : weights)
+            for (const Plain* plain : row) w.push_back(*plain->limb(i));
+    std::size_t block = BLOCK;
+    while (block > LEAST && block * inputs.size() > CACHED) block /= 2;
+    ring.threads.loop((level + 1) * (ring.n / block), [&](std::size_t task) {
+        const int i = static_cast<int>(task / (ring.n / block));
+        const std::size_t at = task % (ring.n / block) * block;
+        for (int p = 0; p < 2; ++p) {
+            std::vector<const u64*> x;
+            std::vector<u64*> z;
+            for (const Polys* a : inputs) x.push_back(a->limb(p, i) + at);
+            for (const Polys& sum : sums) z.push_back(sum.limb(p, i) + at);
+            ring.k->combine(z.data(), outputs, x.data(), x.size(), w.data() + i * size, block, modulus(ring, level, i),
+                            false);
+        }
+    });
+    return sums;
+}
 
 Polys linear_sum(const Ring& ring, const std::vector<Giant>& giants, int level) {
     if (giants.size() == 1 && !giants[0].key && over_chain(giants[0]))

@@ -348,6 +348,27 @@ Polys linear(Context& c, const std::vector<std::tuple<Terms, const Polys*, u64>>
     return linear_sum(c.ring(), checked, level);
 }
 
+std::vector<Polys> numbers(const Context& c, const std::vector<const Polys*>& inputs,
+                           const std::vector<std::vector<const Plain*>>& weights, int level) {
+    c.level(level);
+    if (inputs.empty() || weights.empty()) refuse("a sum of nothing");
+    for (const Polys* a : inputs) {
+        if (!a) refuse("a term is missing");
+        c.cipher(*a);
+        if (a->level != level || a->polys != 2) refuse("a term at another level or of another dimension");
+    }
+    for (const auto& row : weights) {
+        if (row.size() != inputs.size()) refuse("not one weight for each term");
+        for (const Plain* plain : row) {
+            if (!plain) refuse("a weight is missing");
+            c.own(*plain);
+            if (plain->level != level || plain->n != 1) refuse("a weight at another level, or no number");
+        }
+    }
+    py::gil_scoped_release release;
+    return linear_sums(c.ring(), inputs, weights, level);
+}
+
 using Weighted = std::tuple<int, const Polys*, const Polys*, const Plain*>;
 
 Polys products(const Context& c, const std::vector<Weighted>& terms, const Polys& key, int level) {
@@ -531,5 +552,6 @@ PYBIND11_MODULE(_core, m) {
                 return rotate_extended(c.ring(), a, digits, key, c.automorphism(galois));
             }, Unlocked())
         .def("linear_sum", &linear)
+        .def("linear_sums", &numbers)
         .def("product_sum", &products);
 }

@@ -13,20 +13,6 @@ namespace {
 // Values of a limb whose partial sums stay in cache.
 constexpr std::size_t BLOCK = 1024;
 
-// The operands of one kind of product, of a block of limb i.
-struct Rows {
-    std::vector<const u64*> f, x, y;
-    std::vector<int> repeat;
-
-    void add(const u64* factor, int log_repeat, const u64* x0, const u64* x1) {
-        f.push_back(factor), x.push_back(x0), y.push_back(x1);
-        repeat.push_back(log_repeat);
-    }
-    void dot(const Ring& ring, u64* z0, u64* z1, const Modulus& m, bool into) const {
-        ring.k->dot(z0, z1, f.data(), repeat.data(), x.data(), y.data(), f.size(), BLOCK, m, into);
-    }
-};
-
 // z = sum of the ciphertext products.
 void tensors(const Ring& ring, const std::vector<const Term*>& terms, u64* const* z, int i, std::size_t at,
              const Modulus& m) {
@@ -41,14 +27,14 @@ void tensors(const Ring& ring, const std::vector<const Term*>& terms, u64* const
         return;
     }
     alignas(64) u64 cross[BLOCK];
-    Rows low, high;
+    Products low, high;
     for (const Term* t : terms) {
         const u64 *b0 = t->b->limb(0, i) + at, *b1 = t->b->limb(1, i) + at;
         low.add(t->a->limb(0, i) + at, 0, b0, b1);
         high.add(t->a->limb(1, i) + at, 0, b0, b1);
     }
-    low.dot(ring, z[0], z[1], m, false);
-    high.dot(ring, cross, z[2], m, false);
+    low.sum(ring, z[0], z[1], BLOCK, m, false);
+    high.sum(ring, cross, z[2], BLOCK, m, false);
     ring.k->add(z[1], z[1], cross, BLOCK, m);
 }
 
@@ -62,10 +48,9 @@ void weighted(const Ring& ring, const Term& t, u64* const* z, int i, std::size_t
         tensors(ring, {&t}, own, i, at, m);
         polys = 3;
     } else if (t.a && t.plain) {
-        Rows rows;
-        rows.add(t.plain->limb(i) + (at >> t.plain->log_repeat), t.plain->log_repeat, t.a->limb(0, i) + at,
-                 t.a->limb(1, i) + at);
-        rows.dot(ring, w[0], w[1], m, false);
+        Products product;
+        product.add(*t.plain, t.plain->limb(i), at, t.a->limb(0, i) + at, t.a->limb(1, i) + at);
+        product.sum(ring, w[0], w[1], BLOCK, m, false);
         polys = 2;
     } else if (t.a) {
         for (; polys < t.a->polys; ++polys) x[polys] = t.a->limb(polys, i) + at;
@@ -97,11 +82,10 @@ Polys sum_terms(const Ring& ring, const std::vector<Term>& terms, int level) {
         for (std::size_t at = 0; at < ring.n; at += BLOCK) {
             u64* const to[3] = {z.limb(0, i) + at, z.limb(1, i) + at, z.limb(2, i) + at};
             tensors(ring, products, to, i, at, m);
-            Rows rows;
+            Products scaled;
             for (const Term* t : plain)
-                rows.add(t->plain->limb(i) + (at >> t->plain->log_repeat), t->plain->log_repeat, t->a->limb(0, i) + at,
-                         t->a->limb(1, i) + at);
-            if (!plain.empty()) rows.dot(ring, to[0], to[1], m, true);
+                scaled.add(*t->plain, t->plain->limb(i), at, t->a->limb(0, i) + at, t->a->limb(1, i) + at);
+            scaled.sum(ring, to[0], to[1], BLOCK, m, true);
             for (const Term* t : others) weighted(ring, *t, to, i, at, m);
         }
     });

@@ -14,7 +14,7 @@ from pi_compiler.ir.layout import Layout, place
 from pi_compiler.ir.program import CtType, Opcode
 from pi_compiler.ir.taps import Taps, windows_of
 from pi_compiler.kernels.algebra import Numbers, Value
-from pi_compiler.kernels.matvec import best_split, diagonals, make_plan, matvec, structure
+from pi_compiler.kernels.matvec import Split, best_split, diagonals, make_plan, matvec, structure, uniform
 from pi_compiler.kernels.poly import polynomial
 
 PRIMES = (1_099_511_590_913, *(268_369_921 + 65_536 * k for k in range(12)))
@@ -35,7 +35,9 @@ def multiply(matrices, sources, result, inputs):
     """Evaluate a plan on slot vectors; returns values, junk-aware slots and the rotation count."""
     s = structure(matrices, sources, result)
     split = best_split(s, 1.0, 1.0)
-    plan = make_plan(s, split, tuple(range(len(sources))), np.zeros((result.ciphertexts, result.period)))
+    numbers = uniform(s, matrices, sources, result)
+    bias = np.zeros((result.ciphertexts, result.period))
+    plan = make_plan(s, split, tuple(range(len(sources))), bias, numbers)
     alg = Counting(PRIMES, SCALE, result.slots)
     xs = [[alg.input(v, 3) for v in layout.pack(x)] for layout, x in zip(sources, inputs, strict=True)]
     values = matvec(alg, xs, plan, diagonals(plan, matrices, sources, result), 3)
@@ -74,6 +76,74 @@ def test_any_matrix_between_any_strided_layouts(rows, columns, row_stride, colum
     source = place((columns,), slots, np.arange(columns) * column_stride)
     result = place((rows,), slots, np.arange(rows) * row_stride)
     check([sparse.csr_array(m)], [source], result)
+
+
+def columns(features, tokens, slots, zero=True):
+    """A ciphertext per feature, its tokens in the first slots."""
+    index = np.full((features, slots), -1)
+    index[:, :tokens] = np.arange(tokens)[None] * features + np.arange(features)[:, None]
+    return Layout((tokens, features), slots, index, zero, "columns")
+
+
+def per_token(weights, tokens):
+    return sparse.csr_array(sparse.kron(sparse.eye_array(tokens), weights))
+
+
+def numbers(matrices, sources, result):
+    return uniform(structure(matrices, sources, result), matrices, sources, result)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tokens=st.integers(1, 16), features=st.integers(1, 6), results=st.integers(1, 6), zero=st.booleans())
+def test_a_dense_layer_on_a_ciphertext_per_feature_multiplies_by_numbers(tokens, features, results, zero):
+    """Whatever multiplies a slot that holds zero is free; padding stays zero, which ``check`` looks at."""
+    m = per_token(np.random.default_rng(tokens).normal(size=(results, features)), tokens)
+    source, result = columns(features, tokens, 16, zero), columns(results, tokens, 16)
+    found = numbers([m], [source], result)
+    assert len(found) == features * results
+    assert found.all() == found.any() == (zero or tokens == 16)
+    check([m], [source], result)
+    plan = make_plan(structure([m], [source], result), Split(1, 0, 0, 0, 0.0), (0,), np.zeros((results, 16)), found)
+    assert all(isinstance(c, float) for c in diagonals(plan, [m], [source], result)) == found.all()
+
+
+def test_numbers_and_vectors_stand_in_one_product():
+    """One weight that differs makes its diagonal a vector; the others stay numbers."""
+    weights = np.random.default_rng(0).normal(size=(3, 4))
+    m = per_token(weights, 8).tolil()
+    m[5 * 3 + 1, 5 * 4 + 2] += 1.0
+    source, result = columns(4, 8, 8), columns(3, 8, 8)
+    assert numbers([sparse.csr_array(m)], [source], result).sum() == 11
+    check([sparse.csr_array(m)], [source], result)
+
+
+def test_a_missing_nonzero_is_a_zero_that_matters():
+    """Equal values in some slots and none in another are no number, unless the source holds nothing there."""
+    m = sparse.csr_array(np.diag([2.0, 2.0, 0.0, 2.0]))
+    m.eliminate_zeros()
+    layout = place((4,), 8, np.arange(4))
+    assert not numbers([m], [layout], layout).any()
+    short = sparse.csr_array(np.diag([2.0, 2.0, 2.0, 2.0]))
+    assert numbers([short], [layout], layout).all()
+    check([short], [layout], layout)
+
+
+def test_a_rotated_number_and_a_fold():
+    """Sums over all slots: every diagonal is a number behind its rotation, with folds to a short result too."""
+    m = sparse.csr_array(np.ones((8, 8)))
+    layout = place((8,), 8, np.arange(8))
+    assert numbers([m], [layout], layout).all()
+    check([m], [layout], layout)
+    short = place((1,), 8, np.arange(1))
+    assert numbers([m[:1]], [layout], short).all()
+    check([m[:1]], [layout], short)
+
+
+def test_a_result_without_any_nonzero_is_a_product_with_zero():
+    m = sparse.csr_array((16, 8))
+    source, result = columns(1, 8, 8), columns(2, 8, 8)
+    assert numbers([m], [source], result).tolist() == [True, True]
+    check([m], [source], result)
 
 
 def test_two_matrices_share_giant_steps_and_one_rescaling():

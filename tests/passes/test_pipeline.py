@@ -12,6 +12,8 @@ from pi_compiler.importer import import_model
 from pi_compiler.ir.program import Opcode
 from pi_compiler.ir.stages import Affine, Polynomial, Square
 from pi_compiler.kernels.circuit import depth_of, levels_of
+from pi_compiler.models.data import load
+from pi_compiler.models.zoo import model_path
 from pi_compiler.ops.evaluate import evaluate
 from pi_compiler.options import Activation, Options
 from pi_compiler.pipelines import CKKS, run
@@ -289,3 +291,14 @@ def test_a_failed_fit_by_channel_says_in_which_units_it_speaks(costs):
     options = Options(activation=Activation("chebyshev"), backend="clear", activation_error=1e-4)
     with pytest.raises(CalibrationError, match="in units of each channel's own range"):
         compiled(model, b.samples(), costs, options)
+
+
+def test_weights_that_are_the_same_for_all_tokens_stay_the_same(costs):
+    """Tokens are axis 1, where channels are: a unit for each would make every diagonal of an MLP a vector."""
+    samples, options = load("digits", "calibration").x, Options(backend="clear")
+    c = compiled(model_path("digits_vit_he"), samples, costs, options, stop_after="fold")
+    (square,) = [s for s in c.stages.stages if isinstance(s, Square) and s.shape == (1, 16, 64)]
+    matrix = next(m for m in c.stages.stages[square.source].matrices if m.shape[1] == 16 * 32)
+    per_token = np.sort(np.stack([block.data for block in (matrix[64 * t : 64 * (t + 1)] for t in range(16))]), axis=1)
+    np.testing.assert_allclose(per_token, np.tile(per_token[:1], (16, 1)), rtol=1e-12)
+    assert per_token.shape[1] == 64 * 32

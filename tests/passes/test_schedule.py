@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pi_compiler.cost import CostTable, FusedPrices
+from pi_compiler.cost import CostTable, FusedPrices, Prices
 from pi_compiler.ir import switching
 from pi_compiler.ir.params import MAX_LOG_QP, Params, make_params
 from pi_compiler.ir.program import CtType
@@ -95,7 +96,7 @@ def test_a_matrix_product_costs_its_steps_and_what_they_share_once(late: bool) -
 
 
 @settings(deadline=None)
-@given(level=st.integers(0, 39), log_period=st.integers(0, 15))
+@given(level=st.integers(0, 39), log_period=st.integers(1, 15))
 def test_late_constants_take_memory_once_and_transforms_at_each_limb(level: int, log_period: int) -> None:
     p = deep()
     now, late = (switching.constant_bytes(p, level, 1 << log_period, late=x) for x in (False, True))
@@ -134,3 +135,28 @@ def test_a_sum_of_products_is_priced_with_one_relinearization_and_one_division()
     # As many transforms as a relinearization alone: rescaling adds none.
     transforms = switching.UNITS.index("transform")
     assert switching.relinearize_rescale(params, 3)[transforms] == switching.rotate(params, 3)[transforms]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_number_is_priced_as_one_and_by_an_older_table_as_a_vector(late: bool) -> None:
+    """Dense layers between ciphertexts of a feature each are thousands of numbers: a plan has to know them cheap."""
+    p = deep()
+    prices = TABLE.prices(p, late=late)
+    scalar = UNIT_SECONDS["scalar"][0]
+    assert prices.product(20, 1) == pytest.approx(21 * scalar)
+    assert switching.constant_bytes(p, 20, 1, late=late) == 8 * (21 + len(p.special))
+    cost = Cost(p.primes, p.scale, p.slots, prices)
+    with cost.matrix_product():
+        cost.mul_plain(Value(CtType(20, p.scale), object()), 0.5, p.scale)
+    assert cost.seconds[""] == pytest.approx(21 * scalar)
+    older = {name: seconds for name, seconds in TABLE.ops[16].items() if name != "scalar"}
+    found = replace(TABLE, ops={16: older}).prices(p, late=late)
+    assert found.fused
+    assert found.product(20, 1) == pytest.approx(21 * UNIT_SECONDS["product"][0])
+
+
+def test_without_fused_products_a_number_has_a_price_of_its_own_if_it_was_measured() -> None:
+    table = {"mul_plain": [3.0], "add": [1.0]}
+    assert Prices(13, table).product(0, 1) == Prices(13, table).product(0, 8) == 4.0
+    measured = Prices(13, {**table, "mul_scalar": [2.0]})
+    assert (measured.product(0, 1), measured.product(0, 8)) == (3.0, 4.0)

@@ -15,7 +15,7 @@ from pi_compiler.runtime.measure import TOP_LEVEL, _params, measure
 from pi_compiler.runtime.native.material import core_error
 
 OPERATIONS = {
-    "add", "sub", "neg", "mul", "square", "add_plain", "mul_plain", "rotate", "relinearize", "rescale",
+    "add", "sub", "neg", "mul", "square", "add_plain", "mul_plain", "mul_scalar", "rotate", "relinearize", "rescale",
     "drop_level", "encode", "encode_scalar", "encrypt", "decrypt", "keygen",
 }  # fmt: skip
 

@@ -156,7 +156,7 @@ def things() -> list[object]:
         top, digits = params.max_level, r.digits(params.max_level)
         found += [r.empty(1, top, True), r.empty(2, top, False), r.empty(3, top, False), r.empty(2, 0, False)]
         found += [r.empty(2, top, True), r.empty(2 * digits, top, True), r.empty(2 * r.digits(1), 1, True)]
-        found += [r.encode(np.ones(4), 8.0, top), r.encode(np.ones(512), 8.0, 1, True)]
+        found += [r.encode(np.ones(4), 8.0, top), r.encode(np.ones(512), 8.0, 1, True), r.encode(np.ones(1), 8.0, top)]
         found += [r.decompose(r.empty(2, top, False)), r.decompose(r.empty(2, 1, False)), r]
         found += [r.map(2, top, False, np.asarray(r.empty(2, top, False)))]
     found += [None, "x", b"", b"\0" * 8192, 0.5, [], {}, object(), np.ones(4), np.ones(1024), np.zeros((2, 4, 1024))]
@@ -170,9 +170,9 @@ ARGUMENT = st.one_of(
     st.sampled_from([2**31 - 1, 2**31, 2**63, 2**64, -(2**31), 2047, 1.0, 2.0**60, 1e300, float("nan"), True]),
 )
 METHODS = (
-    "add add_gadget add_plain decode decompose digits divide_special drop empty encode intt linear_sum load map mul "
-    "mul_add mul_plain neg ntt permute product_sum relinearize rescale rotate rotate_extended rotate_first small sub "
-    "uniform valid"
+    "add add_gadget add_plain decode decompose digits divide_special drop empty encode intt linear_sum linear_sums "
+    "load map mul mul_add mul_plain neg ntt permute product_sum relinearize rescale rotate rotate_extended "
+    "rotate_first small sub uniform valid"
 ).split()
 
 
@@ -191,6 +191,8 @@ def test_calls_with_anything_at_all(method: str, arguments: list[object], nested
     if nested == 1:  # the form that linear_sum takes
         pairs = list(zip(arguments[1::2], arguments[2::2], strict=False))
         arguments = [[(pairs, arguments[0], 3)], PARAMS.max_level]
+    if nested == 2:  # the form that linear_sums takes
+        arguments = [arguments[1::2], [arguments[2::2]] * 3, PARAMS.max_level]
     try:
         result = getattr(r, method)(*arguments)
     except REFUSALS:
@@ -203,8 +205,10 @@ def test_calls_with_anything_at_all(method: str, arguments: list[object], nested
 
 @settings(max_examples=150, deadline=None)
 @given(
-    method=st.sampled_from(["rotate", "rotate_extended", "relinearize", "linear_sum", "mul_add", "add_gadget"]),
-    picks=st.lists(st.integers(0, 11), min_size=4, max_size=4),
+    method=st.sampled_from(
+        ["rotate", "rotate_extended", "relinearize", "linear_sum", "linear_sums", "mul_add", "add_gadget"]
+    ),
+    picks=st.lists(st.integers(0, 12), min_size=4, max_size=4),
     numbers=st.lists(st.integers(-1, 7), min_size=4, max_size=4),
 )
 def test_calls_with_operands_of_the_right_kinds(method: str, picks: list[int], numbers: list[int]) -> None:
@@ -216,6 +220,7 @@ def test_calls_with_operands_of_the_right_kinds(method: str, picks: list[int], n
         "rotate_extended": lambda: r.rotate_extended(a, b, c, numbers[0]),
         "relinearize": lambda: r.relinearize(a, b),
         "linear_sum": lambda: r.linear_sum([([(a, b)], c, numbers[0])], numbers[1]),
+        "linear_sums": lambda: r.linear_sums([a, b], [[c, d], [d, c]], numbers[0]),
         "mul_add": lambda: r.mul_add(a, numbers[0], b, numbers[1], c, numbers[2], d, numbers[3]),
         "add_gadget": lambda: r.add_gadget(a, numbers[0], b, numbers[1], numbers[2]),
     }
@@ -286,6 +291,8 @@ def test_material_of_other_parameters_is_refused_by_every_operation() -> None:
         lambda: ev.drop_level(y, 0),
         lambda: ev.linear_sum([(1, [(y, plain)])]),
         lambda: ev.linear_sum([(1, [(x, plain)])]),
+        lambda: ev.linear_sums([y], [[ev.encode(np.ones(1), 2, PARAMS.scale)]]),
+        lambda: ev.linear_sums([x], [[other_ev.encode(np.ones(1), 2, OTHER.scale)]]),
         lambda: client.decrypt(y),
         lambda: client.decrypt(plain),
         lambda: NativeBackend().evaluator(PARAMS, stranger.eval_keys),
