@@ -150,7 +150,7 @@ class Session:
         self.prepared: Prepared = prepare(program, evaluator, plaintext_memory=plaintext_memory)
         self.prepare_seconds = time.perf_counter() - start
 
-    def room_for(self, inputs: Mapping[str, FloatArray]) -> Shape | None:
+    def _lead(self, inputs: Mapping[str, FloatArray]) -> Shape | None:
         """Leading dimensions of samples for a program that answers batches; None for other programs.
 
         Raises:
@@ -164,7 +164,7 @@ class Session:
             raise ShapeMismatch(
                 f"{math.prod(lead)} samples in one run of a program that answers {batch}",
                 f"backend {self.backend.name!r} evaluates one batch at a time",
-                hint=f"at most {batch} samples a run, which answers.answer arranges",
+                hint=f"at most {batch} at a time; pi_compiler.answers.answer takes any number",
             )
         return lead
 
@@ -216,7 +216,7 @@ class Session:
             progress: called at every layer.
         """
         start = time.perf_counter()
-        lead = self.room_for(inputs)
+        lead = self._lead(inputs)
         sealed = self.encrypt(inputs)
         sent = time.perf_counter()
         outputs, trace = execute(self.prepared, sealed, progress=progress)

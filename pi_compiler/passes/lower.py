@@ -21,7 +21,7 @@ from pi_compiler.passes.compilation import Compilation
 class Emit(Algebra):
     """Values are numbers of program values; instructions are written down."""
 
-    def __init__(self, params: Params, batch: int) -> None:
+    def __init__(self, params: Params, batch: int = 1) -> None:
         super().__init__(params.primes, params.scale, params.slots // batch)
         self.batch = batch
         self.types: list[CtType] = []

@@ -227,7 +227,7 @@ def plan_stages(stages: Stages, options: Options, limits: Limits, costs: CostTab
     missing: NoLayout | None = None
     for params in choices:
         try:
-            plans += planner.at(params)
+            plans += planner.at(params, plans)
         except NoLayout as error:
             missing = error
     if missing is not None and not plans:
@@ -264,11 +264,12 @@ class _Planner:
     costs: CostTable
     late: bool
 
-    def at(self, params: Params) -> list[Plan]:
+    def at(self, params: Params, before: Sequence[Plan]) -> list[Plan]:
         """Plans of the batch asked for; none if a ciphertext has fewer slots.
 
         Where the batch is open, of several: four times as large as long as that saves a tenth per sample, then the
-        neighbours of the best. From some size on values take more ciphertexts instead of fewer slots.
+        neighbours of the best. From some size on values take more ciphertexts instead of fewer slots. A ring larger
+        than that of plans before begins with as many slots per sample as was best there, and has to be worth more.
 
         Raises:
             NoLayout: some value has no layout.
@@ -276,9 +277,13 @@ class _Planner:
         batch = self.options.batch
         if batch != "auto":
             return [self.asked_for(params, batch)] if batch <= params.slots else []
+        best = best_of(before, self.options) if before else None
+        batch = 1 if best is None else params.slots // best.circuit.slots
+        found = [self.of(params, batch)]
+        if best is not None and found[0].share >= best.share:
+            return found
         largest = max(math.prod(s.shape) for s in self.stages.stages)
         most = min(params.slots, _MOST_CIPHERTEXTS * params.slots // largest)
-        found = [self.of(params, 1)]
 
         def pays(batch: int) -> bool:
             if not 1 < batch <= most or any(p.batch == batch for p in found):
@@ -289,12 +294,11 @@ class _Planner:
                 return False
             return found[-1].share < _WORTHWHILE * min(p.share for p in found[:-1])
 
-        batch = 4
-        while pays(batch):
+        while pays(4 * batch):
             batch *= 4
-        best = best_of(found, self.options).batch
-        pays(2 * best)
-        pays(best // 2)
+        near = best_of(found, self.options).batch
+        pays(2 * near)
+        pays(near // 2)
         return found
 
     def asked_for(self, params: Params, batch: int) -> Plan:
