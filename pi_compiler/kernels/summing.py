@@ -260,7 +260,7 @@ def _turned(pairs: IntArray, t: _Terms, stage: Contract | Reduce, like: Layout) 
     found = _best(element, terms, np.stack(junk), count, stage, like)
     if found is None:
         return []
-    layout, steps = found
+    layout, steps = replace(found[0], name=f"turned, {like.name}" if pairs[:, 2].any() else like.name), found[1]
     still = not pairs[:, 2].any() and not any(back for g in groups for _, back in g.members)
     widths = [1] if isinstance(stage, Reduce) or still else [1 << i for i in range(period.bit_length())]
     ways = product(widths, (False,) if isinstance(stage, Reduce) or still else (False, True))
