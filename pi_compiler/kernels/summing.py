@@ -260,7 +260,7 @@ def _turned(pairs: IntArray, t: _Terms, stage: Contract | Reduce, like: Layout) 
     found = _best(element, terms, np.stack(junk), count, stage, like)
     if found is None:
         return []
-    layout, steps = found
+    layout, steps = replace(found[0], name=f"turned, {like.name}" if pairs[:, 2].any() else like.name), found[1]
     still = not pairs[:, 2].any() and not any(back for g in groups for _, back in g.members)
     widths = [1] if isinstance(stage, Reduce) or still else [1 << i for i in range(period.bit_length())]
     ways = product(widths, (False,) if isinstance(stage, Reduce) or still else (False, True))
@@ -401,16 +401,12 @@ def _after(
     element: IntArray, term: Sequence[IntArray], junk: Mask, step: int, count: int, length: int, like: Layout
 ) -> Layout | None:
     """The layout after folding ``count`` slots at a distance; None if some element is nowhere complete."""
-    rows, clean = [], True
-    for own, terms, wild in zip(element, term, junk, strict=True):
-        largest = _folded(own, step, count, np.maximum)
-        least = _folded(np.where(own < 0, _NONE, own), step, count, np.minimum)
-        spoiled = _folded(wild, step, count, np.logical_or)
-        complete = _once(terms, step, count, length)
-        valid = (largest >= 0) & (largest == least) & complete & ~spoiled
-        clean &= not bool(((largest >= 0) | spoiled)[~valid].any())
-        rows.append(np.where(valid, largest, -1))
-    index = np.stack(rows)
+    largest = _folded(element, step, count, np.maximum)
+    least = _folded(np.where(element < 0, _NONE, element), step, count, np.minimum)
+    spoiled = _folded(junk, step, count, np.logical_or)
+    valid = (largest >= 0) & (largest == least) & _once(term, step, count, length) & ~spoiled
+    clean = not bool(((largest >= 0) | spoiled)[~valid].any())
+    index = np.where(valid, largest, -1)
     if np.unique(index[index >= 0]).size != like.size:
         return None
     if clean:
@@ -422,23 +418,33 @@ def _folded(values: NDArray[Any], step: int, count: int, combine: np.ufunc) -> N
     """What ``count`` slots at a distance, a power of two of them, combine to in the first one's place."""
     size = step
     while size < step * count:
-        values = combine(values, np.roll(values, -size))
+        values = combine(values, np.roll(values, -size, axis=-1))
         size *= 2
     return values
 
 
-def _once(terms: IntArray, step: int, count: int, length: int) -> Mask:
-    """Where each of ``length`` terms comes together exactly once; terms are (ciphertexts, period), -1 for none."""
-    there = terms >= 0
-    number = _folded(there.sum(axis=0), step, count, np.add)
-    good = np.asarray(number == length)
+def _once(term: Sequence[IntArray], step: int, count: int, length: int) -> Mask:
+    """Where each of ``length`` terms comes together exactly once.
+
+    Args:
+        term: per result the terms (ciphertexts, period) in its ciphertexts, -1 for none.
+        step: distance of slots that are folded.
+        count: how many.
+        length: terms of a sum.
+    """
+    number = np.stack([(x >= 0).sum(axis=0) for x in term])
+    good = np.asarray(_folded(number, step, count, np.add) == length)
     for low in range(0, length, _WORD):
         size = min(_WORD, length - low)
-        inside = there & (terms >= low) & (terms < low + size)
-        bits = np.where(inside, np.left_shift(1, np.where(inside, terms - low, 0)), 0)
-        seen = _folded(np.bitwise_or.reduce(bits, axis=0), step, count, np.bitwise_or)
-        good &= seen == (1 << size) - 1
+        bits = np.append(np.left_shift(1, np.arange(size)), 0)
+        # What is none, or of another word, takes the zero at the end.
+        own = np.stack([np.bitwise_or.reduce(bits[_within(x, low, size)], axis=0) for x in term])
+        good &= _folded(own, step, count, np.bitwise_or) == (1 << size) - 1
     return good
+
+
+def _within(terms: IntArray, low: int, size: int) -> IntArray:
+    return np.where((terms >= low) & (terms < low + size), terms - low, size)
 
 
 def shortest(index: IntArray) -> IntArray:

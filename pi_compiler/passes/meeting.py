@@ -140,13 +140,17 @@ class Meetings:
         return list({x.key: x for x in found if x is not None}.values())
 
     def needed(self, number: int) -> list[Layout]:
-        """Layouts of an input from which a map that reads it need not rotate."""
-        found = []
+        """Layouts of an input from which a map that reads it need not rotate, and those of columns of a product."""
+        found: list[Layout | None] = []
+        shape = self.stages[number].shape
         for reader in self.readers[number]:
             stage = self.stages[reader]
             if isinstance(stage, Affine):
                 matrix = stage.matrices[stage.sources.index(number)]
-                found += [pulled(matrix, self.stages[number].shape, x) for x in self.columns(stage.shape)]
+                found += [pulled(matrix, shape, x) for x in self.columns(stage.shape)]
+            elif isinstance(stage, Contract) and len(stage.sizes) <= _MOST_AXES:
+                every = columns("".join(stage.sizes), stage.sizes, self.slots)
+                found += meeting_layouts(stage, int(stage.left != number), shape, list(every), self.slots)
         return list({x.key: x for x in found if x is not None}.values())
 
     def order(self) -> list[int]:

@@ -156,3 +156,22 @@ def test_an_open_batch_is_chosen_and_said(cli: Cli, small_onnx: Path, samples: P
     assert isinstance(batch, int)
     assert batch > 1
     assert f"{batch} inputs in one run" in found.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "data", "batch"), [("digits_vit_he", "digits", 1024), ("text_classifier_he", "sentiment", 512)]
+)
+def test_a_transformer_with_one_slot_for_each_token(name: str, data: str, batch: int) -> None:
+    """Values lie over dozens of ciphertexts, and all samples together take a few hundred rotations."""
+    pytest.importorskip("pi_compiler.runtime.native._core")
+    if not is_local(data):
+        pytest.skip(f"{data} are neither in PI_DATA_DIR nor in the cache")
+    calibration, few = load(data, "calibration").x, load(data, "validation").take(5)
+    compiled = compile(model_path(name), calibration=calibration, options=Options(backend="native", batch=batch))
+    inputs = stacked(compiled, few.x)
+    found = {at: answer(compiled.session(at), inputs).logits for at in ("clear", "sim")}
+    bits = {r.name: r.bits for r in ladder(compiled.models, inputs, found["clear"], found["sim"], found["sim"])}
+    assert bits["compile"] > 18
+    assert bits["simulate"] > 10
+    assert int(str(compiled.report["rotations"])) < batch

@@ -37,14 +37,14 @@ def model(nodes: list, weights: dict[str, np.ndarray], shape: tuple[int, ...]) -
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def attention(power: float = 2.0, epsilon: float = 1.0) -> ModelProto:
+def attention(power: float = 2.0, epsilon: float = 1.0, tokens: int = TOKENS) -> ModelProto:
     """One block of attention with powers instead of exponentials, a residual sum, pooling and a head."""
     rng = np.random.default_rng(3)
     size = DIM // HEADS
     weights = {n: (rng.normal(size=(DIM, DIM)) / np.sqrt(DIM)).astype(np.float32) for n in ("wq", "wk", "wv", "wo")}
     weights["wh"] = rng.normal(size=(DIM, 3)).astype(np.float32)
-    weights["heads"] = np.array([1, TOKENS, HEADS, size])
-    weights["flat"] = np.array([1, TOKENS, DIM])
+    weights["heads"] = np.array([1, tokens, HEADS, size])
+    weights["flat"] = np.array([1, tokens, DIM])
     weights["power"] = np.float32(power)
     weights["epsilon"] = np.float32(epsilon)
     weights["last"], weights["tokens"] = np.array([-1]), np.array([1])
@@ -66,7 +66,7 @@ def attention(power: float = 2.0, epsilon: float = 1.0) -> ModelProto:
     sum_ = op("Add", "x", op("MatMul", joined, "wo", name="wo_x"), name="residual")
     pooled = op("ReduceMean", sum_, "tokens", name="pool", keepdims=0)
     nodes.append(helper.make_node("MatMul", [pooled, "wh"], ["y"], "head"))
-    return model(nodes, weights, (1, TOKENS, DIM))
+    return model(nodes, weights, (1, tokens, DIM))
 
 
 def normalization() -> ModelProto:
@@ -92,12 +92,14 @@ def normalization() -> ModelProto:
     return model(nodes, weights, (1, TOKENS, DIM))
 
 
-def samples(count: int = 60) -> np.ndarray:
-    return np.random.default_rng(5).normal(size=(count, TOKENS, DIM))
+def samples(count: int = 60, tokens: int = TOKENS) -> np.ndarray:
+    return np.random.default_rng(5).normal(size=(count, tokens, DIM))
 
 
-def rungs(compiled: CompiledModel, backend: str = "sim", scale: float = 1.0) -> Mapping[str, Rung]:
-    inputs = stacked(compiled, scale * samples(62)[60:])
+def rungs(
+    compiled: CompiledModel, backend: str = "sim", scale: float = 1.0, tokens: int = TOKENS
+) -> Mapping[str, Rung]:
+    inputs = stacked(compiled, scale * samples(62, tokens)[60:])
     found = {n: answer(compiled.session(n, insecure=True), inputs).logits for n in {"clear", "sim", backend}}
     return {r.name: r for r in ladder(compiled.models, inputs, found["clear"], found["sim"], found[backend])}
 
@@ -117,6 +119,36 @@ def test_attention_holds_the_whole_ladder(attended: CompiledModel) -> None:
     assert steps["simulate"].bits > 8
     assert steps["encrypt"].bits > 8
     assert steps["in all"].bits > 6
+
+
+@pytest.mark.parametrize("batch", [64, 128, 256, 512])
+def test_attention_in_few_slots_holds_the_whole_ladder(batch: int) -> None:
+    """A sample has 32, 16, 8 or 4 slots: values lie over many ciphertexts, and products turn them."""
+    options = Options(backend="tenseal", log_n=12, log_scale=40.0, insecure=True, batch=batch)
+    steps = rungs(compile(attention(), calibration=samples(), options=options), "tenseal")
+    assert steps["compile"].bits > 16
+    assert steps["simulate"].bits > 8
+    assert steps["encrypt"].bits > 8
+
+
+def test_a_slot_for_each_token_leaves_rotations_to_products_of_values_alone() -> None:
+    """Weights multiply columns; scores are diagonals, which is what their products with values want."""
+    options = Options(backend="tenseal", log_n=12, log_scale=40.0, insecure=True, batch=512)
+    report = compile(attention(), calibration=samples(), options=options).report
+    layers = {str(e["name"]): e["rotations"] for e in report["layers"]}  # type: ignore[union-attr]
+    rotated = {name for name, rotations in layers.items() if rotations}
+    assert rotated == {"scores", "mix", "total", "head"}
+    # Four columns in each of two heads, turned by one of two baby steps and one of two giant steps.
+    assert layers["scores"] == 2 * 4 * (1 + 1)
+
+
+def test_five_tokens_in_eight_slots_attend_to_each_other() -> None:
+    """Turns that wrap around and those that do not share a ciphertext."""
+    options = Options(backend="tenseal", log_n=12, log_scale=40.0, insecure=True, batch=256)
+    compiled = compile(attention(tokens=5), calibration=samples(tokens=5), options=options)
+    steps = rungs(compiled, tokens=5)
+    assert steps["compile"].bits > 16
+    assert steps["simulate"].bits > 8
 
 
 def test_a_division_runs_beside_the_product_that_it_scales(attended: CompiledModel) -> None:
