@@ -227,7 +227,7 @@ void combine_some(u64* const* z, const u64* const* x, std::size_t inputs, const 
             for (std::size_t k = start; k < end; ++k) {
                 V u[W];
                 for (int v = 0; v < W; ++v) u[v] = load(x[k] + i + 8 * v);
-                for (int v = 0; v < W; v += 1)
+                for (int v = 0; v < W; ++v)
                     _mm_prefetch(reinterpret_cast<const char*>(x[k] + i + 8 * v + AHEAD), _MM_HINT_T0);
                 for (int t = 0; t < T; ++t) {
                     const V f = set(w[t * inputs + k]);
