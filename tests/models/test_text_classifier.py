@@ -140,6 +140,19 @@ def test_heads_within_their_share_are_left_alone_and_others_are_moved(graph):
         assert (loss.item() > 0.1) == positive
 
 
+def test_thresholds_of_entropy_go_on_from_stage_to_stage(graph, tmp_path):
+    """They are trained, as in AERO; an untrained network looks everywhere, so they rise, and further in the next stage."""
+    plan = Plan(ONE, "softmax", "none", order=("norms", "activations"), activations="none", entropy=1e-2)
+    exchange(GraphModule(graph), plan, sentences(256), sentences(64), teacher=None, seed=0, folder=tmp_path)
+    reached = []
+    for kind in plan.order:
+        hooks = torch.load(next((tmp_path / kind).iterdir()), weights_only=True)["hooks"]
+        (shares,) = (v for state in hooks for v in state.values())
+        reached.append(float(shares.mean()))
+    assert 0.5 < reached[0]
+    assert reached[1] - 0.5 > 1.5 * (reached[0] - 0.5)
+
+
 @pytest.mark.parametrize(("activations", "op"), [("relu", "Relu"), ("none", None)])
 def test_activations_are_exchanged_and_divisions_are_not(graph, activations, op):
     """The mean over words divides by their number, which is a function of one variable as GELU is."""
