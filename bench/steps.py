@@ -58,6 +58,17 @@ class Case:
         return ("plain", *self.plan.order)
 
 
+def plain_network(case: Case, seed: int, folder: Path) -> Path:
+    """Where a seed's network is before anything is exchanged; it is trained if it is not there."""
+    path = folder / f"{case.name}-{seed}-plain.onnx"
+    if not path.is_file():
+        torch.manual_seed(seed)
+        network = case.build()
+        fit(network, case.plain, load(case.data, "train"), load(case.data, "validation"), seed)
+        export_onnx(network, case.sample, path, whole=case.whole)
+    return path
+
+
 def trained(case: Case, seed: int, folder: Path) -> Results:
     """Validation and test accuracy of every step of one seed; a seed with a record is not trained again."""
     record = folder / f"{case.name}-{seed}.json"
@@ -65,13 +76,7 @@ def trained(case: Case, seed: int, folder: Path) -> Results:
         found: Results = json.loads(record.read_text())
         return found
     train, validation, test = (load(case.data, split) for split in ("train", "validation", "test"))
-    path = folder / f"{case.name}-{seed}-plain.onnx"
-    if not path.is_file():
-        torch.manual_seed(seed)
-        network = case.build()
-        fit(network, case.plain, train, validation, seed)
-        export_onnx(network, case.sample, path, whole=case.whole)
-    graph = import_model(path).graph
+    graph = import_model(plain_network(case, seed, folder)).graph
     teacher, module = GraphModule(graph), GraphModule(graph)
     results: Results = {}
 

@@ -42,7 +42,10 @@ class Softmax:
 
     @property
     def exact(self) -> bool:
-        """Whether it approximates softmax itself; the others are to be trained in."""
+        """Whether it is softmax but for the errors of fits.
+
+        ``cgf`` is as far from it as scores are from normal ones; the others are to be trained in.
+        """
         return FORMS[self.form].exact
 
     def told(self) -> str:
@@ -67,6 +70,9 @@ FORMS: Mapping[str, _Form] = {
     "max-exp": _Form("exponentials divided by their mean", exact=True),
     "normalize-square": _Form(
         "softmax of smaller scores, squared and normalized", "rounds", None, lambda n: n in range(1, 9), exact=True
+    ),
+    "cgf": _Form(
+        "softmax of scores that are normal along a row: exponentials of the score less the mean and half the variance"
     ),
     "power": _Form("Power-Softmax", "p", 4, lambda n: n in (2, 4, 6, 8)),
     "2quad": _Form("2Quad", "shift", None, lambda n: 0 < n <= 1e6),

@@ -23,6 +23,7 @@ from pi_compiler.ir.graph import Node
 from pi_compiler.models.data import Dataset
 from pi_compiler.models.training.attention import (
     BatchStatistics,
+    CumulantWeights,
     Form,
     Normalization,
     PowerWeights,
@@ -65,6 +66,7 @@ ATTENTION: Final[Mapping[str, Callable[[Node], Form | None]]] = MappingProxyType
         "power4": lambda node: PowerWeights(node, 4),
         "power6": lambda node: PowerWeights(node, 6),
         "2quad": TwoQuad,
+        "cgf": CumulantWeights,
         "quadratic": QuadraticWeights,
         **{name: partial(OverLength, function=name) for name in OVER_LENGTH},
     }
@@ -217,7 +219,7 @@ class Plan:
             raise ParameterError("the plan for a transformer cannot be followed", *faults)
 
     def hooks(self, module: GraphModule, teacher: nn.Module | None) -> tuple[Hooks, ...]:
-        """Terms of the loss for one stage.
+        """Terms of the loss for all stages.
 
         Raises:
             ParameterError: something is to be imitated, and the teacher is missing or of other layers.
@@ -278,6 +280,8 @@ def exchange(
             hint="pi-compiler reduce, which exchanges activations",
         )
     stages = []
+    # Made once: what terms of the loss train themselves, like the thresholds of entropy, goes on from stage to stage.
+    own = plan.hooks(module, teacher)
     for number, kind in enumerate(plan.order):
         _swap(module, plan, kind, _sample(data))
         settings = plan.settings if teacher is not None else replace(plan.settings, distill=0.0)
@@ -288,7 +292,7 @@ def exchange(
             validation,
             seed=seed + number,
             folder=None if folder is None else folder / kind,
-            hooks=(*plan.hooks(module, teacher), *hooks),
+            hooks=(*own, *hooks),
             teacher=teacher,
             progress=None if progress is None else partial(progress, kind),
         )

@@ -53,7 +53,7 @@ def exchanged(graph, plan: Plan) -> GraphModule:
     return module.eval()
 
 
-@pytest.mark.parametrize("form", ["softmax", "power2", "quadratic"])
+@pytest.mark.parametrize("form", ["softmax", "power2", "quadratic", "cgf"])
 def test_what_stands_for_padding_changes_nothing(graph, form):
     """Vectors of padding are random; neither attention nor the mean over words may see them."""
     module = GraphModule(graph)
@@ -70,8 +70,9 @@ def test_what_stands_for_padding_changes_nothing(graph, form):
     np.testing.assert_allclose(after.numpy(), before.numpy(), atol=1e-5)
 
 
-def test_the_exchanged_form_is_the_same_in_torch_as_a_graph_and_in_a_file(graph, tmp_path):
-    module, x = exchanged(graph, Plan(ONE)), sentences(12, seed=1).x
+@pytest.mark.parametrize("attention", ["power2", "cgf"])
+def test_the_exchanged_form_is_the_same_in_torch_as_a_graph_and_in_a_file(graph, attention, tmp_path):
+    module, x = exchanged(graph, Plan(ONE, attention)), sentences(12, seed=1).x
     with torch.no_grad():
         wanted = module(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(logits(module.to_graph(), x), wanted, atol=1e-4)
@@ -138,6 +139,19 @@ def test_heads_within_their_share_are_left_alone_and_others_are_moved(graph):
         hook.after_epoch(module, 1, 1)
         # An untrained network looks about everywhere, which is where the share 1 wants it.
         assert (loss.item() > 0.1) == positive
+
+
+def test_thresholds_of_entropy_go_on_from_stage_to_stage(graph, tmp_path):
+    """They are trained, as in AERO: an untrained network looks everywhere, so they rise, and go on rising."""
+    plan = Plan(ONE, "softmax", "none", order=("norms", "activations"), activations="none", entropy=1e-2)
+    exchange(GraphModule(graph), plan, sentences(256), sentences(64), teacher=None, seed=0, folder=tmp_path)
+    reached = []
+    for kind in plan.order:
+        hooks = torch.load(next((tmp_path / kind).iterdir()), weights_only=True)["hooks"]
+        (shares,) = (v for state in hooks for v in state.values())
+        reached.append(float(shares.mean()))
+    assert reached[0] > 0.5
+    assert reached[1] - 0.5 > 1.5 * (reached[0] - 0.5)
 
 
 @pytest.mark.parametrize(("activations", "op"), [("relu", "Relu"), ("none", None)])
