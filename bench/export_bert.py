@@ -44,8 +44,7 @@ class Words(torch.nn.Module):
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        ids = x.long()
-        scores: torch.Tensor = self.model(input_ids=ids, attention_mask=(ids != PADDING).long()).logits
+        scores: torch.Tensor = self.model(input_ids=x, attention_mask=(x != PADDING).long()).logits
         return scores
 
 
@@ -91,6 +90,7 @@ def train(model: BertForSequenceClassification) -> dict[str, float]:
     best, kept = {"validation": -1.0}, model.state_dict()
     for epoch in range(EPOCHS):
         model.train()
+        total = 0.0
         for rows in torch.randperm(len(y)).split(BATCH):
             loss = model(**{k: v[rows] for k, v in given.items()}, labels=y[rows]).loss
             optimizer.zero_grad()
@@ -98,8 +98,9 @@ def train(model: BertForSequenceClassification) -> dict[str, float]:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
+            total += len(rows) * float(loss.detach())
         accuracy = float((scores_of(model, seen).argmax(-1) == wanted).double().mean())
-        sys.stdout.write(f"epoch {epoch + 1}: loss {float(loss):.3f}, validation {accuracy:.4f}\n")
+        sys.stdout.write(f"epoch {epoch + 1}: loss {total / len(y):.3f}, validation {accuracy:.4f}\n")
         sys.stdout.flush()
         if accuracy > best["validation"]:
             best, kept = {"validation": accuracy, "epoch": epoch + 1.0}, copy.deepcopy(model.state_dict())
@@ -147,7 +148,7 @@ def main() -> None:
     save(folder / "test.npz", given, y, len(y))
     shown, classes = split("train")
     save(folder / "calibration.npz", shown, classes, CALIBRATION)
-    words = {"x": given["input_ids"].float()}
+    words = {"x": given["input_ids"]}
     writers: dict[str, Callable[[Path], None]] = {
         "legacy": lambda path: export_torch(model, given, path, dynamo=False),
         "dynamo": lambda path: export_torch(model, given, path, dynamo=True),

@@ -134,6 +134,20 @@ def _read_logic(call: Call) -> Node:
     return affine(a, truth, 0.0, call.name) if call.op == "And" else affine(a, 1.0 - truth, truth, call.name)
 
 
+def _read_equal(call: Call) -> Node:
+    """Which of the owner's own numbers are equal to a constant: models that make their mask of token numbers."""
+    x, other = call.operands if isinstance(call.operands[0], Node) else reversed(call.operands)
+    source = x
+    while isinstance(source, Node) and source.op in shaping.MOVES:
+        source = source.inputs[0]
+    if not isinstance(x, Node) or other is None or isinstance(other, Node) or not (source and is_whole(source)):
+        raise UnsupportedOperator(
+            "comparisons of encrypted values come later", hint="a comparison of a whole-number input with a constant"
+        )
+    apart = affine(x, 1.0, -np.asarray(other, np.float64), call.name)
+    return affine(nonzero(apart, call.name), -1.0, 1.0, call.name)
+
+
 def _read_cast(call: Call) -> Node:
     """To floats, or of whole numbers of the owner to other whole numbers and to zeros and ones."""
     to, x = call.integer("to", 1), call.node(0)
@@ -146,4 +160,8 @@ def _is_bit(node: Node) -> bool:
     return node.op == "IsLess"
 
 
-READERS = {"Cast": Reader(_read_cast, 28)} | dict.fromkeys(("Not", "And", "Or"), Reader(_read_logic, 7))
+READERS = {
+    "Cast": Reader(_read_cast, 28),
+    "Equal": Reader(_read_equal, 19),
+    **dict.fromkeys(("Not", "And", "Or"), Reader(_read_logic, 7)),
+}
