@@ -136,16 +136,22 @@ def _read_logic(call: Call) -> Node:
 
 def _read_equal(call: Call) -> Node:
     """Which of the owner's own numbers are equal to a constant: models that make their mask of token numbers."""
-    x, other = call.operands if isinstance(call.operands[0], Node) else reversed(call.operands)
-    source = x
-    while isinstance(source, Node) and source.op in shaping.MOVES:
-        source = source.inputs[0]
-    if not isinstance(x, Node) or other is None or isinstance(other, Node) or not (source and is_whole(source)):
+    nodes = [o for o in call.operands if isinstance(o, Node)]
+    constants = [o for o in call.operands if o is not None and not isinstance(o, Node)]
+    if len(nodes) != 1 or len(constants) != 1 or not is_whole(_unmoved(nodes[0])):
         raise UnsupportedOperator(
             "comparisons of encrypted values come later", hint="a comparison of a whole-number input with a constant"
         )
+    ((x,), (other,)) = nodes, constants
     apart = affine(x, 1.0, -np.asarray(other, np.float64), call.name)
     return affine(nonzero(apart, call.name), -1.0, 1.0, call.name)
+
+
+def _unmoved(node: Node) -> Node:
+    """What was moved, reshaped or repeated."""
+    while node.op in shaping.MOVES:
+        node = node.inputs[0]
+    return node
 
 
 def _read_cast(call: Call) -> Node:
