@@ -23,8 +23,8 @@ _MATRICES = 3
 _APART = 2
 """Halves that the modular reduction works on: real and imaginary parts."""
 _POWERS = 12
-"""Ciphertexts that the modular reduction of one half holds: a polynomial of degree 63 from eight low powers and two high
-ones, its operand and its sum."""
+"""Ciphertexts that the modular reduction of one half holds: a polynomial of degree 63 from eight low powers and two
+high ones, its operand and its sum."""
 
 
 @dataclass(frozen=True, slots=True)
