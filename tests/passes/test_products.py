@@ -267,7 +267,7 @@ def test_a_variance_outside_its_certified_band_is_named() -> None:
 
 
 def test_scores_that_differ_widely_are_told_of_the_form_that_takes_them() -> None:
-    """Where a row sees no high score, its sum of exponentials is smaller than the error of one; the advice has to work."""
+    """Where a row has no high score, its sum of exponentials is smaller than the error of one; the advice must work."""
     rng = np.random.default_rng(1)
     nodes = [helper.make_node("Softmax", ["x"], ["w"], "softmax"), helper.make_node("Mul", ["w", "one"], ["y"], "out")]
     source = model(nodes, {"one": np.float32(1.0)}, (1, 8, 8))
