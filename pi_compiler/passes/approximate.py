@@ -290,7 +290,7 @@ def _finer(node: Node, options: Options) -> str:
     """What keeps a divisor where it belongs, when errors of what it is made of drive it elsewhere."""
     softmax = options.softmax_of(node.origin.removesuffix("/inverse")).form
     wide = node.op == "Reciprocal" and node.origin.endswith("/inverse") and softmax == "max-exp"
-    return "a smaller --activation-error" + (", or --softmax normalize-square for scores that differ so much" * wide)
+    return "a smaller --activation-error" + (", or --softmax normalize-square where scores spread widely" * wide)
 
 
 def _homogeneous(
