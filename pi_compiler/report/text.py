@@ -333,8 +333,8 @@ def _bootstraps(r: Json) -> list[tuple[str, str]]:
     keys = number(r["estimated_bootstrap_key_bytes"])
     rest = number(r["estimated_bootstrap_memory_bytes"]) - keys
     needs = (
-        f"estimated {r['estimated_bootstrap_keys']} keys of {size(keys)} together, {size(rest)} of constants and "
-        "ciphertexts; both counted in keys and peak above"
+        f"estimated {size(keys)} of keys ({r['estimated_bootstrap_keys']} more, others larger) and {size(rest)} of "
+        "constants and ciphertexts, counted in keys and peak above"
     )
     return [("bootstraps", told), ("they need", needs)]
 

@@ -106,7 +106,7 @@ def test_a_plan_counts_bootstraps_where_no_parameters_fit(deep, monkeypatch, cos
     assert found["peak_memory_bytes"] > found["estimated_bootstrap_memory_bytes"] + own
     text = plain(explain_view(found))
     assert "estimated" in text
-    assert f"{found['estimated_bootstrap_keys']} keys of" in text
+    assert f"of keys ({found['estimated_bootstrap_keys']} more, others larger)" in text
     assert "Blocks: what takes which levels" in text
 
 
