@@ -7,6 +7,7 @@ module decides their order and turns their complaints into ``ModelError``.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -269,9 +270,21 @@ def _own_functions(model: onnx.ModelProto) -> list[tuple[str, str]]:
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     ir = onnx_ir.from_proto(model)
-    optimizer.fold_constants(ir, onnx_shape_inference=True, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
+    optimizer.fold_constants(
+        ir,
+        onnx_shape_inference=True,
+        input_size_limit=_FOLD_LIMIT,
+        output_size_limit=_FOLD_LIMIT,
+        should_fold=_foldable,
+    )
     optimizer.remove_unused_nodes(ir)
     return onnx_ir.to_proto(ir)
+
+
+def _foldable(node: onnx_ir.Node) -> bool | None:
+    """Small constants of one value too, which the library leaves alone: exporters make shapes of them."""
+    shape = node.inputs[0].const_value if node.op_type == "ConstantOfShape" and node.inputs[0] is not None else None
+    return None if shape is None or math.prod(shape.numpy().tolist()) > _FOLD_LIMIT else True
 
 
 def fix_inputs(model: onnx.ModelProto, name: str, input_shapes: Mapping[str, Sequence[int]] | None) -> None:

@@ -134,6 +134,26 @@ def _read_logic(call: Call) -> Node:
     return affine(a, truth, 0.0, call.name) if call.op == "And" else affine(a, 1.0 - truth, truth, call.name)
 
 
+def _read_equal(call: Call) -> Node:
+    """Which of the owner's own numbers are equal to a constant: models that make their mask of token numbers."""
+    nodes = [o for o in call.operands if isinstance(o, Node)]
+    constants = [o for o in call.operands if o is not None and not isinstance(o, Node)]
+    if len(nodes) != 1 or len(constants) != 1 or not is_whole(_unmoved(nodes[0])):
+        raise UnsupportedOperator(
+            "comparisons of encrypted values come later", hint="a comparison of a whole-number input with a constant"
+        )
+    ((x,), (other,)) = nodes, constants
+    apart = affine(x, 1.0, -np.asarray(other, np.float64), call.name)
+    return affine(nonzero(apart, call.name), -1.0, 1.0, call.name)
+
+
+def _unmoved(node: Node) -> Node:
+    """What was moved, reshaped or repeated."""
+    while node.op in shaping.MOVES:
+        node = node.inputs[0]
+    return node
+
+
 def _read_cast(call: Call) -> Node:
     """To floats, or of whole numbers of the owner to other whole numbers and to zeros and ones."""
     to, x = call.integer("to", 1), call.node(0)
@@ -146,4 +166,8 @@ def _is_bit(node: Node) -> bool:
     return node.op == "IsLess"
 
 
-READERS = {"Cast": Reader(_read_cast, 28)} | dict.fromkeys(("Not", "And", "Or"), Reader(_read_logic, 7))
+READERS = {
+    "Cast": Reader(_read_cast, 28),
+    "Equal": Reader(_read_equal, 19),
+    **dict.fromkeys(("Not", "And", "Or"), Reader(_read_logic, 7)),
+}

@@ -33,6 +33,8 @@ _CHANNEL_MARGIN = 1.75
 """A channel's largest value is seen less often than the tensor's: on ResNet-20 the held-out fifth of
 64 images went up to 1.45 times beyond a channel's range, but not beyond the tensor's."""
 
+_HINT = "--activation quadratic, a larger --activation-error, or training that keeps ranges small"
+
 HOMOGENEOUS = ("relu", "leaky_relu", "abs")
 """f(b x) = b f(x) for b > 0: a range per channel folds into the weights around."""
 
@@ -98,7 +100,7 @@ class Walk:
             raise CalibrationError(
                 f"{len(self.faults)} of {self.count} nonlinearities cannot be approximated as asked",
                 *self.faults,
-                hint="--activation quadratic, a larger --activation-error, or training that keeps ranges small",
+                hint=None if all("; try " in f for f in self.faults) else _HINT,
             )
         return replace(
             self.graph,
@@ -268,10 +270,9 @@ def _positive(node: Node, seen: Range, domain: tuple[float, float], options: Opt
     if given is not None:
         low, high = (float(v) for v in np.asarray(given, dtype=np.float64).reshape(-1))
         if seen.low < low or seen.high > high:
-            spread = "; errors of the exponentials do that where scores spread widely: try --softmax normalize-square"
             raise ApproximationError(
                 f"calibration data drive its operand to [{seen.low:.4g}, {seen.high:.4g}], outside of the certified "
-                f"interval [{low:.4g}, {high:.4g}]{spread if node.op == 'Reciprocal' else ''}"
+                f"interval [{low:.4g}, {high:.4g}]; try {_finer(node, options)}"
             )
         domain = low, high
     elif domain[0] <= 0.0 < seen.low:
@@ -283,6 +284,13 @@ def _positive(node: Node, seen: Range, domain: tuple[float, float], options: Opt
             "try a larger constant added to it (epsilon), or retraining that keeps it away from 0"
         )
     return domain
+
+
+def _finer(node: Node, options: Options) -> str:
+    """What keeps a divisor where it belongs, when errors of what it is made of drive it elsewhere."""
+    softmax = options.softmax_of(node.origin.removesuffix("/inverse")).form
+    wide = node.op == "Reciprocal" and node.origin.endswith("/inverse") and softmax == "max-exp"
+    return "a smaller --activation-error" + (", or --softmax normalize-square where scores spread widely" * wide)
 
 
 def _homogeneous(

@@ -69,6 +69,13 @@ class Emit(Algebra):
         return len(self.consts) - 1
 
 
+class _Outline(Emit):
+    """Instructions without their constants."""
+
+    def constant(self, const: Constant) -> int:
+        return 0
+
+
 class _Register:
     """Number of a program value, as an object that lives as long as its value."""
 
@@ -95,6 +102,25 @@ def lower(c: Compilation) -> Compilation:
     client = dict(zip(c.graph.output_names, c.graph.client_ops, strict=False))
     signature = Signature(ports[0], ports[1], client, batch=program.batch)
     return replace(c, program=program, signature=signature)
+
+
+def outline(circuit: Circuit, levels: Sequence[int], params: Params) -> Program:
+    """The instructions of a circuit without constants: who lives how long, before anything is lowered."""
+    emit = _Outline(params, circuit.batch(params))
+    inputs: dict[int, list[Value]] = {}
+    names: dict[str, tuple[int, ...]] = {}
+    for n, stage in enumerate(circuit.stages.stages):
+        if isinstance(stage, InputStage):
+            inputs[n] = [emit.input(levels[n]) for _ in range(circuit.layouts[n].ciphertexts)]
+            names[stage.name] = tuple(number(v) for v in inputs[n])
+
+    def constants(n: int) -> Sequence[Constant]:
+        plan = circuit.plans[n]
+        return [np.broadcast_to(0.0, (plan.span,))] * len(plan.terms)
+
+    values = evaluate(emit, circuit, levels, inputs, constants, emit.enter)
+    results = {name: tuple(number(v) for v in values[n]) for name, (n, _) in circuit.stages.outputs.items()}
+    return assemble(emit, names, results)
 
 
 def write(

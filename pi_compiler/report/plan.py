@@ -25,9 +25,11 @@ from pi_compiler.ir.stages import (
 )
 from pi_compiler.kernels.circuit import depth_of
 from pi_compiler.passes.compilation import Compilation, Range
+from pi_compiler.passes.lower import outline
 from pi_compiler.passes.schedule import constant_bytes, prices_of
 from pi_compiler.report import memory
 from pi_compiler.report.blocks import schedule_report
+from pi_compiler.report.bootstrap import Bootstraps, bootstraps
 
 Json = dict[str, object]
 
@@ -35,8 +37,7 @@ Json = dict[str, object]
 def plan_report(c: Compilation) -> Json:
     """The report of a compilation that ran at least up to ``schedule``.
 
-    Keys: see ARCHITECTURE.md section 5. Before ``lower`` ran, ``peak_ciphertext_bytes`` and
-    ``peak_memory_bytes`` are null.
+    Keys: see ARCHITECTURE.md section 4. ``key_bytes`` and ``peak_memory_bytes`` hold what is estimated for bootstraps.
     """
     circuit = Compilation.require(c.circuit, "report", "schedule")
     params = Compilation.require(c.params, "report", "schedule")
@@ -44,13 +45,17 @@ def plan_report(c: Compilation) -> Json:
     cost = Compilation.require(c.cost, "report", "schedule")
     totals = {op: sum(counts.get(op, 0) for counts in cost.counts.values()) for op in Opcode}
     prices = prices_of(circuit, levels, params, c.costs)
-    keys = len(cost.rotation_keys) + (1 if totals[Opcode.RELINEARIZE] else 0)
+    relinearize = bool(totals[Opcode.RELINEARIZE])
     encrypt, decrypt = transfer_seconds(circuit, levels, prices)
     batch, evaluate = circuit.batch(params), sum(cost.seconds.values())
     plain_bytes, encode_seconds = plaintexts(c, circuit, levels, prices)
     footprint = memory.FOOTPRINTS[c.limits.fused]
-    key_bytes = footprint.keys(params, cost.rotation_keys, relinearize=bool(totals[Opcode.RELINEARIZE]))
-    peak_ct = footprint.ciphertexts(c.program, params) if c.program is not None else None
+    refreshing = Bootstraps()
+    if totals[Opcode.BOOTSTRAP]:
+        refreshing = bootstraps(params, footprint, cost.rotation_keys, relinearize=relinearize)
+    key_bytes = footprint.keys(params, cost.rotation_keys, relinearize=relinearize)
+    program = outline(circuit, levels, params) if c.program is None else c.program
+    peak_ct = footprint.ciphertexts(program, params)
     resident = key_bytes + min(plain_bytes, DEFAULT_PLAINTEXT_MEMORY) + footprint.process(params)
     inputs = [circuit.layouts[n].ciphertexts for n in input_stages(circuit)]
     fresh = params.ciphertext_bytes(max(levels))
@@ -76,14 +81,17 @@ def plan_report(c: Compilation) -> Json:
         "log_scale": params.log_scale,
         "security_bits": params.security,
         "insecure": c.options.insecure,
-        "keys": keys,
-        "key_bytes": key_bytes,
+        "keys": len(cost.rotation_keys) + relinearize + refreshing.keys,
+        "key_bytes": key_bytes + refreshing.key_bytes,
+        "estimated_bootstrap_keys": refreshing.keys,
+        "estimated_bootstrap_key_bytes": refreshing.key_bytes,
+        "estimated_bootstrap_memory_bytes": refreshing.memory_bytes,
         "ciphertext_bytes": fresh,
         "input_ciphertexts": sum(inputs),
         "bytes_sent": sum(inputs) * fresh,
         "plaintext_bytes": plain_bytes,
         "peak_ciphertext_bytes": peak_ct,
-        "peak_memory_bytes": None if peak_ct is None else resident + peak_ct,
+        "peak_memory_bytes": resident + peak_ct + refreshing.memory_bytes,
         "predicted_seconds": (encrypt + evaluate + decrypt) / batch,
         "predicted_batch_seconds": encrypt + evaluate + decrypt,
         "predicted_encrypt_seconds": encrypt / batch,

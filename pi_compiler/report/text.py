@@ -349,9 +349,15 @@ def _bootstraps(r: Json) -> list[tuple[str, str]]:
         return []
     told = (
         f"{r['bootstraps']}, estimated {duration(r['estimated_bootstrap_seconds'])} (published times of a CPU, not "
-        "measured here); nothing runs them, keys and memory are without theirs"
+        "measured here); nothing runs them"
     )
-    return [("bootstraps", told)]
+    keys = number(r["estimated_bootstrap_key_bytes"])
+    rest = number(r["estimated_bootstrap_memory_bytes"]) - keys
+    needs = (
+        f"estimated {size(keys)} of keys ({r['estimated_bootstrap_keys']} more, others larger) and {size(rest)} of "
+        "constants and ciphertexts, counted in keys and peak above"
+    )
+    return [("bootstraps", told), ("they need", needs)]
 
 
 def _client_ops(report: Json) -> list[str]:

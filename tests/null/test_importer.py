@@ -139,6 +139,23 @@ def test_shape_arithmetic_is_folded_away():
     assert ops_of(make_onnx(nodes, constants, shape=("N", 4))) == ["Input", "Reshape"]
 
 
+def test_shapes_that_exporters_make_of_one_value_are_known():
+    """What ``expand`` becomes: a one stands where a size is -1; the reshape behind it needs the shape."""
+    nodes = [
+        node("ConstantOfShape", ["rank"], ["ones"], value=numpy_helper.from_array(np.array([1]))),
+        node("Mul", ["ones", "minus"], ["open"]),
+        node("Equal", ["sizes", "open"], ["is_open"]),
+        node("Where", ["is_open", "ones", "sizes"], ["shape"]),
+        node("Expand", ["table", "shape"], ["rows"]),
+        node("Add", ["x", "rows"], ["sum"]),
+        node("Reshape", ["sum", "flat"], ["y"]),
+    ]
+    constants = weights(
+        rank=np.array([2]), minus=np.array(-1), sizes=np.array([-1, 4]), table=np.ones((1, 1)), flat=np.array([-1])
+    )
+    assert ops_of(make_onnx(nodes, constants, shape=(1, 4))) == ["Input", "Affine", "Reshape"]
+
+
 def test_the_batch_dimension_is_fixed_to_one_without_being_asked():
     graph = import_model(make_onnx([node("Relu", ["x"], ["y"])], shape=("N", 4))).graph
     assert graph.inputs[0].shape == (1, 4)

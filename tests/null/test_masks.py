@@ -43,6 +43,14 @@ SPELLINGS = {
         N("Gather", ["table", "mask"], ["g"], "lookup", axis=0),
         N("Transpose", ["g"], ["m"], "row", perm=[0, 2, 1]),
     ],
+    "compared with padding's number": [
+        N("Equal", ["padding", "mask"], ["p"], "padded"),
+        N("Not", ["p"], ["b"], "not"),
+        N("Unsqueeze", ["b", "axes"], ["u"], "unsqueeze"),
+        N("Cast", ["u"], ["f"], "float", to=TensorProto.FLOAT),
+        N("Sub", ["one", "f"], ["s"], "minus"),
+        N("Mul", ["s", "lowest"], ["m"], "times"),
+    ],
     "booleans and a causal mask": [
         N("Cast", ["mask"], ["b"], "bool", to=TensorProto.BOOL),
         N("Unsqueeze", ["b", "axes"], ["u"], "unsqueeze"),
@@ -60,6 +68,7 @@ def attention(spelling, kind=TensorProto.INT64):
         "axes": np.array([1]),
         "square": np.array([1, TOKENS, TOKENS]),
         "one": np.float32(1),
+        "padding": np.float32(0) if kind == TensorProto.FLOAT else np.int64(0),
         "lowest": np.float32(LOWEST),
         "table": np.array([[-30.0], [0.0]], np.float32),
         "causal": np.tril(np.ones((1, TOKENS, TOKENS), bool)),
@@ -198,6 +207,22 @@ def test_a_mask_of_computed_values_is_refused():
     model = attention("expanded, cast to bool, chosen", TensorProto.FLOAT)
     with pytest.raises(UnsupportedOperator, match="'bool'"):
         import_model(model)
+
+
+def test_only_the_owners_own_numbers_are_compared():
+    """Of numbers that the network computes nobody may know whether they are equal."""
+    model = attention("compared with padding's number", TensorProto.FLOAT)
+    with pytest.raises(UnsupportedOperator, match=r"Equal 'padded': comparisons of encrypted values"):
+        import_model(model)
+
+
+def test_a_mask_may_be_made_of_token_numbers():
+    """Any number but padding's is seen, not only 1."""
+    model, x = attention("compared with padding's number"), samples()
+    x["mask"] *= np.random.default_rng(4).integers(1, 100, x["mask"].shape)
+    (expected,) = reference(model.SerializeToString(), x).values()
+    (found,) = evaluate(import_model(model).graph, x).values()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_summand_that_does_more_than_hide_is_refused():

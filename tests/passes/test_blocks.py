@@ -101,8 +101,12 @@ def test_a_plan_counts_bootstraps_where_no_parameters_fit(deep, monkeypatch, cos
     assert found["depth"] > found["levels"]
     assert found["estimated_bootstrap_seconds"] > found["bootstraps"]
     assert sum(e["bootstraps"] for e in found["blocks"]) == found["bootstraps"]
+    own = found["key_bytes"] - found["estimated_bootstrap_key_bytes"]
+    assert found["estimated_bootstrap_memory_bytes"] > found["estimated_bootstrap_key_bytes"] > own > 0
+    assert found["peak_memory_bytes"] > found["estimated_bootstrap_memory_bytes"] + own
     text = plain(explain_view(found))
     assert "estimated" in text
+    assert f"of keys ({found['estimated_bootstrap_keys']} more, others larger)" in text
     assert "Blocks: what takes which levels" in text
 
 

@@ -14,13 +14,16 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from pi_compiler.answers import answer, stacked
 from pi_compiler.api import CompiledModel, compile, prepare
 from pi_compiler.errors import BudgetError, CalibrationError
+from pi_compiler.ir.graph import Graph
 from pi_compiler.ir.stages import Affine, Contract, sources_of
 from pi_compiler.kernels.algebra import Numbers
 from pi_compiler.kernels.contract import contract
 from pi_compiler.kernels.summing import contracted
+from pi_compiler.ops.evaluate import evaluate
 from pi_compiler.options import Options
 from pi_compiler.passes.approximate import approximate
 from pi_compiler.passes.calibrate import calibrate
+from pi_compiler.passes.compilation import Compilation
 from pi_compiler.passes.fold import folded, has_streams
 from pi_compiler.passes.spaces import meeting_layouts, spaces
 from pi_compiler.pipelines import CKKS, run
@@ -307,3 +310,21 @@ def test_a_variance_outside_its_certified_band_is_named() -> None:
         CalibrationError, match=r"InverseSqrt(.|\n)*drive its operand to(.|\n)*outside of the certified"
     ):
         approximate(c)
+
+
+def test_scores_that_differ_widely_are_told_of_the_form_that_takes_them() -> None:
+    """Where a row has no high score, its sum of exponentials is smaller than the error of one; the advice must work."""
+    rng = np.random.default_rng(1)
+    nodes = [helper.make_node("Softmax", ["x"], ["w"], "softmax"), helper.make_node("Mul", ["w", "one"], ["y"], "out")]
+    source = model(nodes, {"one": np.float32(1.0)}, (1, 8, 8))
+    x = rng.normal(size=(24, 1, 8, 8)) + rng.uniform(-9, 0, (24, 1, 8, 1))
+
+    def replaced(form: str) -> Graph:
+        c, _ = prepare(source, x, Options(softmax=form, backend="clear", activation_error=2.0**-6))
+        return Compilation.require(run(c, CKKS, stop_after="approximate").replaced, "test", "approximate")
+
+    with pytest.raises(CalibrationError, match=r"'softmax/inverse' .*; try .* --softmax normalize-square") as error:
+        replaced("max-exp")
+    assert "larger --activation-error" not in str(error.value)
+    exact = np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+    assert np.abs(evaluate(replaced("normalize-square"), {"x": x})["y"] - exact).max() < 0.05
