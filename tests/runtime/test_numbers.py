@@ -266,7 +266,7 @@ def layer(features: int, tokens: int) -> tuple[Program, np.ndarray, np.ndarray]:
     s = structure(matrices, [layout], layout)
     one = uniform(s, matrices, [layout], layout)
     plan = make_plan(s, Split(1, 0, 0, 0, 0.0), (0,), np.zeros((features, 1)), one)
-    emit = Emit(p)
+    emit = Emit(p, 1)
     emit.enter("dense")
     x = [emit.input(p.max_level) for _ in range(features)]
     y = matvec(emit, [x], plan, diagonals(plan, matrices, [layout], layout), p.max_level)

@@ -143,7 +143,7 @@ def test_polynomials_relinearize_in_fused_calls_only_and_keep_their_values(basis
     rng = np.random.default_rng(degree)
     poly = Poly(basis, tuple(rng.uniform(-1, 1, degree + 1).tolist()), (-1.0, 1.0))
     plan = make_plan(poly)
-    emit = Emit(PARAMS)
+    emit = Emit(PARAMS, 1)
     emit.enter("polynomial")
     x = emit.input(PARAMS.max_level)
     result = polynomial(emit, x, plan, PARAMS.max_level - plan.depth)
