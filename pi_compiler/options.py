@@ -67,6 +67,9 @@ FORMS: Mapping[str, _Form] = {
     "normalize-square": _Form(
         "softmax of smaller scores, squared and normalized", "rounds", None, lambda n: n in range(1, 9), exact=True
     ),
+    "cgf": _Form(
+        "softmax of scores that are normal along a row: exponentials of the score less the mean and half the variance"
+    ),
     "power": _Form("Power-Softmax", "p", 4, lambda n: n in (2, 4, 6, 8)),
     "2quad": _Form("2Quad", "shift", None, lambda n: 0 < n <= 1e6),
     "2relu": _Form("2ReLU"),

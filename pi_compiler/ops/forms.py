@@ -1,9 +1,10 @@
 """Softmax and layer normalization, written as sums, products and functions of one variable.
 
-Two kinds: the functions themselves (``exponential_softmax``, ``normalize_square``, ``layer_norm``), and weights of
-attention to be trained in: Power-Softmax (Zimerman et al., AISTATS 2026, arXiv 2410.09457, length-agnostic form), 2Quad
-(MPCFormer, ICLR 2023), and functions of each score over the length. All divide by means, so that a divisor's interval
-does not depend on the length; hidden places are multiplied by zero.
+Three kinds: the functions themselves (``exponential_softmax``, ``normalize_square``, ``layer_norm``), softmax by the
+mean and the variance of its scores (``cgf_softmax``), and weights of attention to be trained in: Power-Softmax
+(Zimerman et al., AISTATS 2026, arXiv 2410.09457, length-agnostic form), 2Quad (MPCFormer, ICLR 2023), and functions of
+each score over the length. Those that divide do it by means, so that a divisor's interval does not depend on the
+length; hidden places are multiplied by zero.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from pi_compiler.ops.op import array, integer, number, optional_array, same
 from pi_compiler.ops.shaping import expand
 
 __all__ = [
+    "cgf_softmax",
     "exponential_softmax",
     "layer_norm",
     "normalize_square",
     "over_length",
     "power_softmax",
     "quadratic_weights",
+    "shares_of_open",
     "two_quad",
 ]
 
@@ -83,6 +86,63 @@ def normalize_square(x: Node, node: Node, shift: float, rounds: int) -> Node:
         bounds = (1.0 / _SLACK, length * _SLACK)
         weights = _shares(squares, node, 0.0, whole=turn < rounds, suffix=str(turn), bounds=bounds)
     return weights
+
+
+def cgf_softmax(x: Node, node: Node, peak: float, shares: Node | None) -> Node:
+    """``exp(s - mu - sigma² / 2) / n``: softmax with the logarithm of its sum expanded to the second cumulant.
+
+    The logarithm of mean exp(s) is mu + sigma² / 2 for normal scores (arXiv 2602.01621); mu, sigma² and n are those of
+    a row's open places. Neither a maximum nor a division; weights sum to 1 as far as the expansion holds.
+
+    Args:
+        x: the scores.
+        node: the ``InnerSoftmax`` that it replaces: axis, mask and name.
+        peak: largest weight to expect relative to its row's mean weight: what the exponential's error is relative to.
+        shares: ``shares_of_open`` where masks are inputs, else None.
+    """
+    axis, name, mask = integer(node, "axis"), node.origin, optional_array(node, "mask")
+    opened = np.ones(()) if mask is None else mask
+    counts = np.broadcast_to(opened, node.shape).sum(axis=axis, keepdims=True)
+
+    def shared(values: Node, part: str) -> Node:
+        if shares is not None:
+            return multiply(values, expand(shares, node.shape, part), part)
+        return affine(values, opened / counts if opened.size > 1 else 1.0 / node.shape[axis], 0.0, part)
+
+    def less(values: Node, row: Node, part: str) -> Node:
+        return Node("Sub", (values, expand(row, node.shape, part)), node.shape, {}, part)
+
+    def mean(values: Node, part: str) -> Node:
+        shape = tuple(1 if i == axis else n for i, n in enumerate(node.shape))
+        return Node("ReduceSum", (shared(values, part),), shape, {"axes": (axis,), "keepdims": 1}, part)
+
+    centered = affine(less(x, mean(x, f"{name}/mean"), f"{name}/center"), opened, 0.0, f"{name}/center")
+    variance = mean(same(centered, "Square", f"{name}/square"), f"{name}/variance")
+    half = affine(variance, 0.5, np.log(peak), f"{name}/variance")
+    powered = activation("Exp", less(centered, half, f"{name}/exp"), f"{name}/exp")
+    return affine(shared(powered, name), peak, 0.0, name)
+
+
+def shares_of_open(node: Node) -> Node | None:
+    """Open places of a softmax over how many its row has, zero elsewhere; None where no mask is an input.
+
+    It follows from masks alone, so their owner can compute it. A row without an open place has shares of zero.
+    """
+    if len(node.inputs) < 2:
+        return None
+    name, mask = f"{node.origin}/shares", optional_array(node, "mask")
+    places = node.inputs[1]
+    for more in node.inputs[2:]:
+        places = multiply(places, more, name)
+    places = places if mask is None else affine(places, mask, 0.0, name)
+    axis = integer(node, "axis") - len(node.shape) + len(places.shape)
+    length = node.shape[integer(node, "axis")]
+    places = expand(places, tuple(length if i == axis else n for i, n in enumerate(places.shape)), name)
+    shape = tuple(1 if i == axis else n for i, n in enumerate(places.shape))
+    count = Node("ReduceSum", (places,), shape, {"axes": (axis,), "keepdims": 1}, name)
+    none = same(count, "IsLess", name, bound=np.asarray(0.5))
+    inverse = activation("Reciprocal", Node("Add", (count, none), shape, {}, name), name)
+    return multiply(places, expand(inverse, places.shape, name), name)
 
 
 def over_length(x: Node, node: Node, form: str) -> Node:

@@ -7,13 +7,13 @@ are then known to whoever encrypts.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
 import numpy as np
 
-from pi_compiler.errors import ShapeMismatch
+from pi_compiler.errors import ParameterError, ShapeMismatch
 from pi_compiler.ir.front import input_shapes
 from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops.evaluate import evaluate
@@ -57,6 +57,70 @@ def split(graph: Graph, *, lookups: bool = True) -> tuple[Graph | None, Graph]:
     rest = replace(graph.rewrite(new), inputs=tuple(port for _, port in sent.values()))
     titles = tuple(port.origin for port in rest.inputs)
     return Graph(graph.inputs, tuple(ends), titles, ((),) * len(ends), graph.name), rest
+
+
+def handed_over(front: Graph | None, rest: Graph, wanted: Sequence[Node]) -> tuple[Graph, Graph, dict[Node, Node]]:
+    """Values that follow from what the owner of the data sends anyway, computed and sent by the owner too.
+
+    Args:
+        front: computed before encryption.
+        rest: what is behind it.
+        wanted: nodes on inputs of the rest.
+
+    Returns:
+        The front with further outputs, the rest with as many further inputs, and the input for each node.
+
+    Raises:
+        ParameterError: a node takes what only the network computes; all of them in one message.
+    """
+    faults = {n.origin: i.op for n in wanted for i in reached(n) if i.op != "Input" and i.op not in ALONG}
+    if faults or front is None:
+        raise ParameterError(
+            "a mask is not computed by the owner of the data",
+            *(
+                f"layer {name!r}: its mask is made by {op}, on encrypted or shared numbers"
+                for name, op in faults.items()
+            ),
+            hint="--embedding client, a mask that follows from whole numbers, or --softmax max-exp",
+        )
+    before = dict(zip(front.output_names, front.outputs, strict=True))
+    seen: dict[int, Hashable] = {}
+    ports: dict[Hashable, Node] = {}
+    ends: list[Node] = []
+    for node in wanted:
+        if _meaning(node, seen) not in ports:
+            ports[_meaning(node, seen)] = Node("Input", (), node.shape, {}, node.origin)
+            ends.append(node)
+    asked = Graph(rest.inputs, tuple(ends), tuple(n.origin for n in ends))
+    made = asked.rewrite({n: before[n.origin] for n in rest.inputs})
+    outputs = (*front.outputs, *made.outputs)
+    more = replace(
+        front, outputs=outputs, output_names=(*front.output_names, *made.output_names), client_ops=((),) * len(outputs)
+    )
+    rest = replace(rest, inputs=(*rest.inputs, *ports.values()))
+    return more, rest, {n: ports[_meaning(n, seen)] for n in wanted}
+
+
+def without_unread(front: Graph | None, rest: Graph) -> tuple[Graph | None, Graph]:
+    """Both without what the owner would send to nobody."""
+    read = {id(i) for n in rest.nodes() for i in n.inputs} | {id(n) for n in rest.outputs}
+    kept = [id(n) in read for n in rest.inputs]
+    if front is None or all(kept):
+        return front, rest
+    names = {n.origin for n, keep in zip(rest.inputs, kept, strict=True) if not keep}
+    left = [(o, n) for o, n in zip(front.outputs, front.output_names, strict=True) if n not in names]
+    front = replace(
+        front,
+        outputs=tuple(o for o, _ in left),
+        output_names=tuple(n for _, n in left),
+        client_ops=((),) * len(left),
+    )
+    return front, replace(rest, inputs=tuple(n for n, keep in zip(rest.inputs, kept, strict=True) if keep))
+
+
+def reached(node: Node) -> Iterator[Node]:
+    """A node and all that it follows from."""
+    return Graph((), (node,), ("",)).nodes()
 
 
 def _meaning(node: Node, seen: dict[int, Hashable]) -> Hashable:

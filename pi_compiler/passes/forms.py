@@ -1,15 +1,16 @@
 """Forms: softmax and layer normalization become sums, products, exponentials and inverses.
 
 Without retraining a softmax stays itself (``--softmax max-exp``: exponentials of the scores less their largest one on
-calibration data, divided by their mean; or ``normalize-square``), or becomes one of the replacements that are to be
-trained in, for all layers or one. Every divisor and variance gets its certified interval here, from calibration and
-from what its form guarantees: a mean of squares plus eps never falls below eps.
+calibration data, divided by their mean; or ``normalize-square``), or nearly so (``cgf``, which takes a row's scores for
+normal), or becomes one of the replacements that are to be trained in, for all layers or one. Every divisor and variance
+gets its certified interval here, from calibration and from what its form guarantees: a mean of squares plus eps never
+falls below eps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil, log2
 from typing import cast
 
@@ -19,8 +20,9 @@ from pi_compiler.errors import CalibrationError, ParameterError
 from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ops import forms as write
 from pi_compiler.ops.evaluate import evaluate
+from pi_compiler.ops.front import handed_over, without_unread
 from pi_compiler.ops.joint import HIDDEN
-from pi_compiler.ops.op import array, number, optional_array
+from pi_compiler.ops.op import array, integer, number, optional_array
 from pi_compiler.ops.shaping import MOVES
 from pi_compiler.options import FORMS, Options, Softmax
 from pi_compiler.passes.calibrate import check_samples, samples_of
@@ -53,11 +55,42 @@ def forms(c: Compilation) -> Compilation:
     if not joint and not any(_divisor(n) is not None for n in c.graph.nodes()):
         return c
     check_samples(c.graph, c.calibration)
+    c, shares = _with_shares(c, [n for n in joint if n.op == "InnerSoftmax" and _is_cgf(n, c.options)])
     samples, kept = samples_of(c.calibration)
-    graph = _written(c.graph, joint, c.options, samples, kept)
-    notes = tuple(_told(n, c.options) for n in joint)
-    front = {} if c.front is None else dict(zip(c.front.output_names, c.front.outputs, strict=True))
-    return replace(c, graph=_certified(graph, front, c.options, samples, kept), notes=(*c.notes, *notes))
+    seen = _seen(c.graph, [n for n in joint if n.op == "InnerSoftmax"], c.options, samples, kept)
+    change = {
+        n: write.layer_norm(n.inputs[0], n) if n.op == "LayerNorm" else _form(n, seen[n], c.options, shares.get(n))
+        for n in joint
+    }
+    graph, front = rewritten(c.graph, change), c.front
+    if shares:
+        front, graph = without_unread(front, graph)
+        samples = {n.origin: samples[n.origin] for n in graph.inputs}
+    made = {} if front is None else dict(zip(front.output_names, front.outputs, strict=True))
+    return replace(
+        c,
+        front=front,
+        graph=_certified(graph, made, c.options, samples, kept),
+        calibration={n.origin: c.calibration[n.origin] for n in graph.inputs},
+        notes=(*c.notes, *(_told(n, c.options, seen.get(n)) for n in joint)),
+    )
+
+
+def _is_cgf(node: Node, options: Options) -> bool:
+    return options.softmax_of(node.origin).form == "cgf"
+
+
+def _with_shares(c: Compilation, softmaxes: list[Node]) -> tuple[Compilation, dict[Node, Node]]:
+    """The owner of masks that are inputs also sends open places over how many a row has; the input of each softmax."""
+    made = {n: write.shares_of_open(n) for n in softmaxes}
+    wanted = {n: share for n, share in made.items() if share is not None}
+    if not wanted:
+        return c, {}
+    front, graph, ports = handed_over(c.front, c.graph, list(wanted.values()))
+    names = tuple(ports[share].origin for share in wanted.values())
+    sent = evaluate(Graph(c.graph.inputs, tuple(wanted.values()), names), c.calibration)
+    c = replace(c, front=front, graph=graph, calibration={**c.calibration, **sent})
+    return c, {n: ports[share] for n, share in wanted.items()}
 
 
 def _on_shares(wanted: Softmax) -> bool:
@@ -80,47 +113,88 @@ def _check(softmaxes: list[Node], options: Options) -> None:
         )
 
 
-def _told(node: Node, options: Options) -> str:
-    if node.op == "LayerNorm":
+def _told(node: Node, options: Options, seen: _Seen | None) -> str:
+    if seen is None:
         return f"layer {node.origin!r} (LayerNormalization): mean, variance, inverse square root, products"
     wanted = options.softmax_of(node.origin)
-    trained = "" if wanted.exact else "; train it in, it is no approximation of softmax"
-    return f"layer {node.origin!r} (Softmax): {wanted.told()}{trained}"
+    told = "" if wanted.exact else "; train it in, it is no approximation of softmax"
+    if wanted.form == "cgf":
+        told = (
+            f"; on calibration data weights are within {seen.error:.2g} of softmax's, whose largest is "
+            f"{seen.largest:.2g}; train it in if that is too far"
+        )
+    return f"layer {node.origin!r} (Softmax): {wanted.told()}{told}"
 
 
-def _written(graph: Graph, joint: list[Node], options: Options, samples: Mapping[str, FloatArray], kept: int) -> Graph:
-    """The graph with each joint function in its form."""
-    scores: dict[int, tuple[float, float]] = {}
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What calibration showed of a softmax.
+
+    Attributes:
+        low: the least score of a place that is not hidden.
+        high: the largest one.
+        largest: weight.
+        peak: the largest weight relative to its row's mean weight.
+        error: how far weights by ``cgf`` are from softmax's.
+    """
+
+    low: float
+    high: float
+    largest: float = 1.0
+    peak: float = 1.0
+    error: float = 0.0
+
+
+def _seen(
+    graph: Graph, softmaxes: list[Node], options: Options, samples: Mapping[str, FloatArray], kept: int
+) -> dict[Node, _Seen]:
+    found: dict[Node, _Seen] = {}
+    expanded = {n.inputs[0]: n for n in softmaxes if _is_cgf(n, options)}
+    scores: dict[Node, FloatArray] = {}
 
     def look(node: Node, values: FloatArray) -> None:
-        for softmax in joint:
-            if softmax.op == "InnerSoftmax" and node is softmax.inputs[0]:
-                scores[id(softmax)] = _score_range(softmax, values[:kept])
+        for softmax in softmaxes:
+            if node is softmax.inputs[0]:
+                found[softmax] = _Seen(*_score_range(softmax, values[:kept]))
+        if node in expanded:
+            scores[expanded[node]] = values[:kept]
+        if node in scores:
+            found[node] = _compared(found[node], scores.pop(node), values[:kept], integer(node, "axis") + 1)
 
-    if any(n.op == "InnerSoftmax" for n in joint):
+    if softmaxes:
         evaluate(graph, samples, keep=look)
-    hidden = [n for n in joint if id(n) in scores and scores[id(n)][0] < HIDDEN]
+    hidden = [n for n in softmaxes if found[n].low < HIDDEN]
     if hidden:
         raise CalibrationError(
             "a mask is not known as one",
-            *(f"layer {n.origin!r}: scores reach {scores[id(n)][0]:.4g}, needed: above {HIDDEN:g}" for n in hidden),
+            *(f"layer {n.origin!r}: scores reach {found[n].low:.4g}, needed: above {HIDDEN:g}" for n in hidden),
             hint="masks that are constants, or zeros and ones in an input of whole numbers",
         )
-    change = {
-        n: write.layer_norm(n.inputs[0], n) if n.op == "LayerNorm" else _form(n, scores[id(n)], options) for n in joint
-    }
-    return rewritten(graph, change)
+    return found
 
 
-def _form(node: Node, scores: tuple[float, float], options: Options) -> Node:
-    """A softmax in the form that its layer is to have; scores are those of calibration."""
-    x, wanted, (low, high) = node.inputs[0], options.softmax_of(node.origin), scores
+def _compared(seen: _Seen, x: FloatArray, weights: FloatArray, axis: int) -> _Seen:
+    """What the second cumulant makes of scores, beside softmax's weights."""
+    opened = weights > 0.0
+    count = opened.sum(axis=axis, keepdims=True)
+    centered = np.where(opened, x - x.mean(axis=axis, keepdims=True, where=opened), 0.0)
+    variance = np.square(centered).sum(axis=axis, keepdims=True) / count
+    found = opened * np.exp(centered - variance / 2.0) / count
+    error = float(np.abs(found - weights).max())
+    return replace(seen, largest=float(weights.max()), peak=float((weights * count).max()), error=error)
+
+
+def _form(node: Node, seen: _Seen, options: Options, shares: Node | None) -> Node:
+    """A softmax in the form that its layer is to have."""
+    x, wanted, low, high = node.inputs[0], options.softmax_of(node.origin), seen.low, seen.high
     match wanted.form:
         case "max-exp":
             return write.exponential_softmax(x, node, high)
         case "normalize-square":
             rounds = max(1, ceil(log2(max(options.margin * (high - low), 1e-9) / _NARROW)))
             return write.normalize_square(x, node, high, rounds if wanted.number is None else int(wanted.number))
+        case "cgf":
+            return write.cgf_softmax(x, node, seen.peak, shares)
         case "2quad":
             # The published 5, or as much as keeps the smallest score's square above 1.
             shift = max(5.0, 1.0 - low * options.margin) if wanted.number is None else wanted.number
