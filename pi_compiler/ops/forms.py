@@ -29,6 +29,7 @@ __all__ = [
     "power_softmax",
     "quadratic_weights",
     "shares_of_open",
+    "split_exponential",
     "two_quad",
 ]
 
@@ -101,26 +102,40 @@ def cgf_softmax(x: Node, node: Node, peak: float, shares: Node | None) -> Node:
         shares: ``shares_of_open`` where masks are inputs, else None.
     """
     axis, name, mask = integer(node, "axis"), node.origin, optional_array(node, "mask")
-    opened = np.ones(()) if mask is None else mask
-    counts = np.broadcast_to(opened, node.shape).sum(axis=axis, keepdims=True)
+    length = node.shape[axis]
+    opened = None if mask is None else mask / np.broadcast_to(mask, node.shape).sum(axis=axis, keepdims=True)
 
     def shared(values: Node, part: str) -> Node:
         if shares is not None:
             return multiply(values, expand(shares, node.shape, part), part)
-        return affine(values, opened / counts if opened.size > 1 else 1.0 / node.shape[axis], 0.0, part)
-
-    def less(values: Node, row: Node, part: str) -> Node:
-        return Node("Sub", (values, expand(row, node.shape, part)), node.shape, {}, part)
+        return affine(values, 1.0 / length if opened is None else opened, 0.0, part)
 
     def mean(values: Node, part: str) -> Node:
         shape = tuple(1 if i == axis else n for i, n in enumerate(node.shape))
         return Node("ReduceSum", (shared(values, part),), shape, {"axes": (axis,), "keepdims": 1}, part)
 
-    centered = affine(less(x, mean(x, f"{name}/mean"), f"{name}/center"), opened, 0.0, f"{name}/center")
-    variance = mean(same(centered, "Square", f"{name}/square"), f"{name}/variance")
-    half = affine(variance, 0.5, np.log(peak), f"{name}/variance")
-    powered = activation("Exp", less(centered, half, f"{name}/exp"), f"{name}/exp")
+    # Moments rather than centered scores: sums over an axis and values per row, nothing that spreads over a row again.
+    first, second = mean(x, f"{name}/mean"), mean(same(x, "Square", f"{name}/square"), f"{name}/variance")
+    variance = Node("Sub", (second, same(first, "Square", f"{name}/variance")), first.shape, {}, f"{name}/variance")
+    parts = (first, affine(variance, 0.5, np.log(peak), f"{name}/variance"))
+    row = expand(Node("Add", parts, first.shape, {}, f"{name}/cumulants"), node.shape, f"{name}/cumulants")
+    powered = activation("Exp", Node("Sub", (x, row), node.shape, {}, f"{name}/exp"), f"{name}/exp")
     return affine(shared(powered, name), peak, 0.0, name)
+
+
+def split_exponential(node: Node, high: float, low: float) -> Node:
+    """``exp(x - r)`` as ``exp(x - high) exp(low - r)`` times a constant, r being the same along an axis.
+
+    Args:
+        node: the exponential, of a difference whose second operand is expanded.
+        high: least upper bound of x.
+        low: largest lower bound of r.
+    """
+    x, spread = node.inputs[0].inputs
+    row = affine(spread.inputs[0], -1.0, low, f"{node.origin}/row")
+    factor = expand(activation("Exp", row, f"{node.origin}/row"), node.shape, f"{node.origin}/row")
+    whole = multiply(activation("Exp", affine(x, 1.0, -high, node.origin), node.origin), factor, node.origin)
+    return affine(whole, np.exp(high - low), 0.0, node.origin)
 
 
 def shares_of_open(node: Node) -> Node | None:

@@ -35,6 +35,9 @@ _NARROW = 4.0
 _INVERSES = ("Reciprocal", "InverseSqrt")
 _NEVER_NEGATIVE = ("Square", "Exp", "Abs", "Sigmoid")
 _ROUNDING = 1e-4
+_SPREAD = 3.0
+"""How much larger than any exponent that occurs the largest score may be over the least value of a row: e³ = 20 times
+the error."""
 
 
 def forms(c: Compilation) -> Compilation:
@@ -66,6 +69,8 @@ def forms(c: Compilation) -> Compilation:
     if shares:
         front, graph = without_unread(front, graph)
         samples = {n.origin: samples[n.origin] for n in graph.inputs}
+    if c.options.target == "ckks":
+        graph = _split(graph, samples, kept)
     made = {} if front is None else dict(zip(front.output_names, front.outputs, strict=True))
     return replace(
         c,
@@ -74,6 +79,40 @@ def forms(c: Compilation) -> Compilation:
         calibration={n.origin: c.calibration[n.origin] for n in graph.inputs},
         notes=(*c.notes, *(_told(n, c.options, seen.get(n)) for n in joint)),
     )
+
+
+def _split(graph: Graph, samples: Mapping[str, FloatArray], kept: int) -> Graph:
+    """Exponentials of differences from a value per row become a product with a factor per row.
+
+    Encrypted, spreading a value over its row takes a map of as many diagonals as the row is long, and a factor takes
+    rotations only; it also moves behind the next product of matrices (``commute``). Two errors come in place of one,
+    each as many times larger as the product's parts are above it, so that is done only where they are little.
+    """
+    wanted = [
+        n
+        for n in graph.nodes()
+        if n.op == "Exp"
+        and n.inputs[0].op == "Sub"
+        and (row := n.inputs[0].inputs[1]).op == "Expand"
+        and row.inputs[0].shape[:-1] == row.shape[:-1]
+    ]
+    ends: dict[Node, tuple[float, float]] = {}
+    needed = {i for n in wanted for i in (n.inputs[0], n.inputs[0].inputs[0], n.inputs[0].inputs[1].inputs[0])}
+
+    def look(node: Node, values: FloatArray) -> None:
+        if node in needed:
+            ends[node] = float(values[:kept].min()), float(values[:kept].max())
+
+    if wanted:
+        evaluate(graph, samples, keep=look)
+    change = {}
+    for node in wanted:
+        difference = node.inputs[0]
+        x, row = difference.inputs[0], difference.inputs[1].inputs[0]
+        high, low = ends[x][1], ends[row][0]
+        if high - low - ends[difference][1] < _SPREAD:
+            change[node] = write.split_exponential(node, high, low)
+    return rewritten(graph, change)
 
 
 def _is_cgf(node: Node, options: Options) -> bool:
