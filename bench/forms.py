@@ -51,6 +51,7 @@ ATTENTION = {
     "square": "square",
     "linear": "linear",
     "quadratic": "",
+    "cgf": "cgf",
 }
 """Trained form -> the option that puts the same one in untrained; the last one has trained coefficients only."""
 NORMS = ("layer", "batch", "none")

@@ -200,7 +200,8 @@ def compile(
         typer.Option(
             "--softmax",
             metavar="[LAYER=]FORM",
-            help="max-exp, normalize-square, power:P, 2quad, relu, sigmoid, square, linear; 2relu (MPC). Repeatable.",
+            help="max-exp, normalize-square, cgf, power:P, 2quad, relu, sigmoid, square or linear; 2relu for MPC. "
+            "Repeatable.",
         ),
     ] = None,
     stochastic_bits: Annotated[

@@ -1,9 +1,10 @@
 """Softmax and layer normalization as steps of a graph, and what may stand in their places.
 
 Weights of attention: powers divided by their mean (Power-Softmax, Zimerman et al., AISTATS 2026, arXiv 2410.09457),
-shifted squares divided by their sum (2Quad, MPCFormer, ICLR 2023), or a quadratic divided by the length (as scaled
-ReLU attention, Wortsman et al., 2023, and Zimerman et al., 2023). Normalization: by statistics of the training data
-(BatchNorm), or none but a trained scale. Each form is written as the operators that run encrypted.
+shifted squares divided by their sum (2Quad, MPCFormer, ICLR 2023), a quadratic divided by the length (as scaled ReLU
+attention, Wortsman et al., 2023, and Zimerman et al., 2023), or softmax for scores that are normal along a row (arXiv
+2602.01621). Normalization: by statistics of the training data (BatchNorm), or none but a trained scale. Each form is
+written as the operators that run encrypted.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pi_compiler.ops.op import array, integer, number, optional_array
 __all__ = [
     "STEPS",
     "BatchStatistics",
+    "CumulantWeights",
     "Form",
     "Normalization",
     "PowerWeights",
@@ -211,6 +213,39 @@ class QuadraticWeights(Form):
     def write(self, x: Node, node: Node) -> Node:
         coef = numbers(self.coef) / x.shape[self.axis - 1]
         return forms.quadratic_weights(x, node, coef)
+
+
+class CumulantWeights(Form):
+    """``exp(s - mu - sigma² / 2) / n`` over a row's open places, see ``ops.forms.cgf_softmax``; nothing is divided by.
+
+    Args:
+        node: the softmax.
+        momentum: of ``peak``, the largest weight of a batch relative to its row's mean weight, which the polynomial's
+            error will be relative to.
+    """
+
+    peak: torch.Tensor
+
+    def __init__(self, node: Node, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.axis, self.momentum = integer(node, "axis") + 1, momentum
+        mask = optional_array(node, "mask")
+        self.register_buffer("mask", None if mask is None else tensor(mask), persistent=False)
+        self.register_buffer("peak", torch.ones(()))
+
+    def forward(self, x: torch.Tensor, *open_: torch.Tensor) -> torch.Tensor:
+        shown = _opened(torch.ones_like(x), self.mask, open_)
+        count = shown.sum(self.axis, keepdim=True).clamp(min=1.0)
+        mean = (x * shown).sum(self.axis, keepdim=True) / count
+        centered = (x - mean) * shown
+        variance = centered.square().sum(self.axis, keepdim=True) / count
+        weights = (centered - variance / 2.0).exp() * shown
+        if self.training and torch.is_grad_enabled():
+            self.peak.lerp_(weights.detach().amax(), self.momentum)
+        return weights / count
+
+    def write(self, x: Node, node: Node) -> Node:
+        return forms.cgf_softmax(x, node, float(self.peak), forms.shares_of_open(node))
 
 
 def _opened(x: torch.Tensor, mask: torch.Tensor | None, open_: tuple[torch.Tensor, ...]) -> torch.Tensor:

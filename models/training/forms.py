@@ -16,7 +16,7 @@ __all__ = ["ACTIVATION", "KEEP", "NORM", "SOFTMAX", "Forms"]
 
 KEEP: Final = "keep"
 SOFTMAX: Final[Mapping[str, str]] = MappingProxyType(
-    {**{f"power:{p}": f"power{p}" for p in (2, 4, 6)}, "2quad": "2quad", "quadratic": "quadratic"}
+    {**{f"power:{p}": f"power{p}" for p in (2, 4, 6)}, "2quad": "2quad", "quadratic": "quadratic", "cgf": "cgf"}
 )
 """``--softmax``: keys of ``transformers.ATTENTION``."""
 NORM: Final[Mapping[str, str]] = MappingProxyType({"band": "layer", "batch": "batch", "none": "none"})

@@ -23,6 +23,7 @@ from pi_compiler.ir.graph import Node
 from pi_compiler.models.data import Dataset
 from pi_compiler.models.training.attention import (
     BatchStatistics,
+    CumulantWeights,
     Form,
     Normalization,
     PowerWeights,
@@ -65,6 +66,7 @@ ATTENTION: Final[Mapping[str, Callable[[Node], Form | None]]] = MappingProxyType
         "power4": lambda node: PowerWeights(node, 4),
         "power6": lambda node: PowerWeights(node, 6),
         "2quad": TwoQuad,
+        "cgf": CumulantWeights,
         "quadratic": QuadraticWeights,
         **{name: partial(OverLength, function=name) for name in OVER_LENGTH},
     }

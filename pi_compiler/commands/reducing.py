@@ -86,7 +86,7 @@ def reduce(
         bool, typer.Option("--fairness", help="Gradient norms and distances to the boundary per group.")
     ] = False,
     softmax: Annotated[
-        str, typer.Option("--softmax", help="A transformer's becomes power:2, 4 or 6, 2quad, quadratic.")
+        str, typer.Option("--softmax", help="A transformer's becomes power:2, 4 or 6, 2quad, quadratic, cgf.")
     ] = "keep",
     norm: Annotated[
         str, typer.Option("--norm", help="LayerNorm becomes batch or none; band trains its variances into one.")

@@ -59,21 +59,21 @@ def split(graph: Graph, *, lookups: bool = True) -> tuple[Graph | None, Graph]:
     return Graph(graph.inputs, tuple(ends), titles, ((),) * len(ends), graph.name), rest
 
 
-def handed_over(front: Graph | None, rest: Graph, wanted: Sequence[Node]) -> tuple[Graph, Graph, dict[Node, Node]]:
+def handed_over(front: Graph | None, rest: Graph, wanted: Mapping[str, Node]) -> tuple[Graph, Graph, dict[str, Node]]:
     """Values that follow from what the owner of the data sends anyway, computed and sent by the owner too.
 
     Args:
         front: computed before encryption.
         rest: what is behind it.
-        wanted: nodes on inputs of the rest.
+        wanted: nodes on inputs of the rest, by the layer that asks for each.
 
     Returns:
-        The front with further outputs, the rest with as many further inputs, and the input for each node.
+        The front with further outputs, the rest with as many further inputs, and the input for each layer.
 
     Raises:
         ParameterError: a node takes what only the network computes; all of them in one message.
     """
-    faults = {n.origin: i.op for n in wanted for i in reached(n) if i.op != "Input" and i.op not in ALONG}
+    faults = {name: i.op for name, n in wanted.items() for i in reached(n) if i.op != "Input" and i.op not in ALONG}
     if faults or front is None:
         raise ParameterError(
             "a mask is not computed by the owner of the data",
@@ -87,7 +87,7 @@ def handed_over(front: Graph | None, rest: Graph, wanted: Sequence[Node]) -> tup
     seen: dict[int, Hashable] = {}
     ports: dict[Hashable, Node] = {}
     ends: list[Node] = []
-    for node in wanted:
+    for node in wanted.values():
         if _meaning(node, seen) not in ports:
             ports[_meaning(node, seen)] = Node("Input", (), node.shape, {}, node.origin)
             ends.append(node)
@@ -98,7 +98,7 @@ def handed_over(front: Graph | None, rest: Graph, wanted: Sequence[Node]) -> tup
         front, outputs=outputs, output_names=(*front.output_names, *made.output_names), client_ops=((),) * len(outputs)
     )
     rest = replace(rest, inputs=(*rest.inputs, *ports.values()))
-    return more, rest, {n: ports[_meaning(n, seen)] for n in wanted}
+    return more, rest, {name: ports[_meaning(n, seen)] for name, n in wanted.items()}
 
 
 def without_unread(front: Graph | None, rest: Graph) -> tuple[Graph | None, Graph]:

@@ -9,7 +9,7 @@ falls below eps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, log2
 from typing import cast
@@ -55,7 +55,8 @@ def forms(c: Compilation) -> Compilation:
         joint = [n for n in softmaxes if not _on_shares(c.options.softmax_of(n.origin))]
     else:
         joint = [n for n in c.graph.nodes() if n.op in ("InnerSoftmax", "LayerNorm")]
-    if not joint and not any(_divisor(n) is not None for n in c.graph.nodes()):
+    split = c.options.target == "ckks" and any(_less_a_row(n) for n in c.graph.nodes())
+    if not (joint or split or any(_divisor(n) is not None for n in c.graph.nodes())):
         return c
     check_samples(c.graph, c.calibration)
     c, shares = _with_shares(c, [n for n in joint if n.op == "InnerSoftmax" and _is_cgf(n, c.options)])
@@ -88,14 +89,7 @@ def _split(graph: Graph, samples: Mapping[str, FloatArray], kept: int) -> Graph:
     rotations only; it also moves behind the next product of matrices (``commute``). Two errors come in place of one,
     each as many times larger as the product's parts are above it, so that is done only where they are little.
     """
-    wanted = [
-        n
-        for n in graph.nodes()
-        if n.op == "Exp"
-        and n.inputs[0].op == "Sub"
-        and (row := n.inputs[0].inputs[1]).op == "Expand"
-        and row.inputs[0].shape[:-1] == row.shape[:-1]
-    ]
+    wanted = [n for n in graph.nodes() if _less_a_row(n)]
     ends: dict[Node, tuple[float, float]] = {}
     needed = {i for n in wanted for i in (n.inputs[0], n.inputs[0].inputs[0], n.inputs[0].inputs[1].inputs[0])}
 
@@ -112,7 +106,25 @@ def _split(graph: Graph, samples: Mapping[str, FloatArray], kept: int) -> Graph:
         high, low = ends[x][1], ends[row][0]
         if high - low - ends[difference][1] < _SPREAD:
             change[node] = write.split_exponential(node, high, low)
+            change |= {s: replace(s, attrs={**s.attrs, "rotations": 1}) for s in _sums_below(row)}
     return rewritten(graph, change)
+
+
+def _less_a_row(node: Node) -> bool:
+    """Whether a node is an exponential of a difference from a value that is the same along the last axis."""
+    if node.op != "Exp" or node.inputs[0].op != "Sub" or node.inputs[0].inputs[1].op != "Expand":
+        return False
+    row = node.inputs[0].inputs[1].inputs[0]
+    return node.shape[-1] > 1 and row.shape == (*node.shape[:-1], 1)
+
+
+def _sums_below(row: Node) -> Iterator[Node]:
+    """Sums over an axis that values of a row follow from without leaving the row's shape."""
+    if row.op in ("ReduceSum", "ReduceMean"):
+        yield row
+    elif all(i.shape == row.shape for i in row.inputs):
+        for operand in row.inputs:
+            yield from _sums_below(operand)
 
 
 def _is_cgf(node: Node, options: Options) -> bool:
@@ -121,15 +133,15 @@ def _is_cgf(node: Node, options: Options) -> bool:
 
 def _with_shares(c: Compilation, softmaxes: list[Node]) -> tuple[Compilation, dict[Node, Node]]:
     """The owner of masks that are inputs also sends open places over how many a row has; the input of each softmax."""
-    made = {n: write.shares_of_open(n) for n in softmaxes}
-    wanted = {n: share for n, share in made.items() if share is not None}
+    made = {n.origin: write.shares_of_open(n) for n in softmaxes}
+    wanted = {name: share for name, share in made.items() if share is not None}
     if not wanted:
         return c, {}
-    front, graph, ports = handed_over(c.front, c.graph, list(wanted.values()))
-    names = tuple(ports[share].origin for share in wanted.values())
+    front, graph, ports = handed_over(c.front, c.graph, wanted)
+    names = tuple(ports[name].origin for name in wanted)
     sent = evaluate(Graph(c.graph.inputs, tuple(wanted.values()), names), c.calibration)
     c = replace(c, front=front, graph=graph, calibration={**c.calibration, **sent})
-    return c, {n: ports[share] for n, share in wanted.items()}
+    return c, {n: ports[n.origin] for n in softmaxes if n.origin in ports}
 
 
 def _on_shares(wanted: Softmax) -> bool:

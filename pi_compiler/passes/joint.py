@@ -16,7 +16,7 @@ import numpy as np
 from pi_compiler.approx.formula import FormulaPlan, plan_formula
 from pi_compiler.approx.poly import Formula
 from pi_compiler.errors import InternalError
-from pi_compiler.ir.graph import Graph, Node
+from pi_compiler.ir.graph import FloatArray, Graph, Node
 from pi_compiler.ir.stages import Affine, Contract, InputStage, Iterated, Polynomial, Product, Reduce, Square
 from pi_compiler.kernels.circuit import depth_of
 from pi_compiler.ops import OPS
@@ -30,8 +30,8 @@ _EXACT = 1e-9
 
 
 def has_axes(graph: Graph) -> bool:
-    """Whether a graph has products of matrices or iterations, for which axes matter."""
-    return any(n.op in ("Dot", "Approximant") for n in graph.nodes())
+    """Whether a graph has products of matrices, iterations or sums by rotations, for which axes matter."""
+    return any(n.op in ("Dot", "Approximant") or "rotations" in n.attrs for n in graph.nodes())
 
 
 def streams_of(graph: Graph) -> frozenset[int]:
@@ -80,6 +80,8 @@ class JointFolder(Folder):
         for node in graph.nodes():
             if node.op == "Approximant" and direct:
                 self.demand(node)
+            if "rotations" in node.attrs and direct:
+                self.rotated.add(id(node))
         super().__init__(graph, ranges)
         for name, (number, gain) in self.outputs.items():
             stage = self.stages[number]
@@ -267,17 +269,32 @@ class JointFolder(Folder):
 
     def reduced(self, node: Node) -> Expr | None:
         """A sum over axes by rotations, where the terms are a stage of their own."""
-        terms = node.inputs[0]
+        terms, axes = node.inputs[0], ints(node, "axes")
         held = self.held(terms)
-        if held is None or isinstance(self.stages[held[0]], Affine | InputStage):
+        scaled = (held[0], held[1], 0.0) if held is not None else self.per_row(terms, axes)
+        if scaled is None or isinstance(self.stages[scaled[0]], Affine | InputStage):
             return None
         letters = _LETTERS[: len(terms.shape)]
-        axes = ints(node, "axes")
         inner = named(terms, letters)
         out = "".join(a for a in inner if letters.index(a) not in axes)
-        number = self.push(Reduce(held[0], (inner, out), sizes_of(terms, inner), node.shape, node.origin))
+        number = self.push(Reduce(scaled[0], (inner, out), sizes_of(terms, inner), node.shape, node.origin))
         mean = terms.size / node.size if node.op == "ReduceMean" else 1.0
-        return self.atom(number).scaled(held[1] / mean)
+        return self.atom(number).scaled(scaled[1] / mean, scaled[2] / mean)
+
+    def per_row(self, terms: Node, axes: tuple[int, ...]) -> tuple[int, FloatArray, FloatArray] | None:
+        """A stage that holds the terms of a sum, a factor for each sum, and the sums of what is added to the terms."""
+        expr = self.exprs[id(terms)]
+        if len(expr.terms) != 1:
+            return None
+        ((number, matrix),) = expr.terms.items()
+        diagonal = diagonal_of(matrix)
+        if diagonal is None:
+            return None
+        factors = diagonal.reshape(terms.shape)
+        first = factors[tuple(slice(0, 1) if i in axes else slice(None) for i in range(factors.ndim))]
+        if not np.allclose(factors, first, rtol=_EXACT, atol=0.0):
+            return None
+        return number, first.reshape(-1), expr.bias.reshape(terms.shape).sum(axis=axes).reshape(-1)
 
     def iterated(self, node: Node, x: Expr) -> Expr:
         """A reciprocal or an inverse square root."""

@@ -53,7 +53,7 @@ def exchanged(graph, plan: Plan) -> GraphModule:
     return module.eval()
 
 
-@pytest.mark.parametrize("form", ["softmax", "power2", "quadratic"])
+@pytest.mark.parametrize("form", ["softmax", "power2", "quadratic", "cgf"])
 def test_what_stands_for_padding_changes_nothing(graph, form):
     """Vectors of padding are random; neither attention nor the mean over words may see them."""
     module = GraphModule(graph)
@@ -70,8 +70,9 @@ def test_what_stands_for_padding_changes_nothing(graph, form):
     np.testing.assert_allclose(after.numpy(), before.numpy(), atol=1e-5)
 
 
-def test_the_exchanged_form_is_the_same_in_torch_as_a_graph_and_in_a_file(graph, tmp_path):
-    module, x = exchanged(graph, Plan(ONE)), sentences(12, seed=1).x
+@pytest.mark.parametrize("attention", ["power2", "cgf"])
+def test_the_exchanged_form_is_the_same_in_torch_as_a_graph_and_in_a_file(graph, attention, tmp_path):
+    module, x = exchanged(graph, Plan(ONE, attention)), sentences(12, seed=1).x
     with torch.no_grad():
         wanted = module(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(logits(module.to_graph(), x), wanted, atol=1e-4)

@@ -56,6 +56,7 @@ def test_untouched_it_computes_what_it_did(vit):
         ("power4", "none", 3),
         ("power6", "layer", 0),
         ("2quad", "batch", 2),
+        ("cgf", "batch", 2),
         ("quadratic", "none", 2),
     ],
 )

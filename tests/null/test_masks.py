@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pi_compiler.api import compile_secure
-from pi_compiler.errors import UnsupportedOperator
+from pi_compiler.api import compile, compile_secure
+from pi_compiler.errors import ParameterError, UnsupportedOperator
 from pi_compiler.exporter import export
 from pi_compiler.importer import import_model
 from pi_compiler.importer.reference import reference
@@ -113,7 +115,7 @@ def test_the_owner_makes_zeros_and_ones_of_it(spelling):
     assert {n.op for n in rest.nodes()} >= {"InnerSoftmax", "Dot"}
 
 
-@pytest.mark.parametrize("softmax", ["max-exp", "power"])
+@pytest.mark.parametrize("softmax", ["max-exp", "power", "cgf"])
 def test_hidden_places_weigh_nothing_in_any_form(softmax):
     x = samples()
     graph = import_model(attention("expanded, cast to bool, chosen")).graph
@@ -125,6 +127,52 @@ def test_hidden_places_weigh_nothing_in_any_form(softmax):
     (after,) = evaluate(c.graph, inputs).values()
     shown = ~hidden
     np.testing.assert_allclose(after[:, 0][shown], before[:, 0][shown], atol=1e-12)
+
+
+def cumulants(x, mask):
+    """Attention by mean and variance of each row's open places."""
+    scores, opened = x @ np.swapaxes(x, -1, -2), np.broadcast_to(mask[..., None, :] > 0, (*x.shape[:-1], x.shape[-2]))
+    mean = scores.mean(axis=-1, keepdims=True, where=opened)
+    variance = scores.var(axis=-1, keepdims=True, where=opened)
+    return opened * np.exp(scores - mean - variance / 2) / opened.sum(axis=-1, keepdims=True) @ x
+
+
+@pytest.mark.parametrize("target", ["ckks", "mpc"])
+@pytest.mark.parametrize("spelling", ["one minus, times the lowest number", "looked up"])
+def test_the_owner_sends_open_places_over_their_number_where_no_row_is_divided(spelling, target):
+    """Mean and variance want one over a number that only the mask's owner knows; the mask itself then stays at home."""
+    x = samples()
+    graph = import_model(attention(spelling), target=target).graph
+    c = forms(front(Compilation(Options(softmax="cgf", target=target), graph, None, Limits(16, 60, 1), x)))
+    sent = encrypted_inputs(c.front, x)
+    assert set(sent) == set(c.calibration) == {n.origin for n in c.graph.inputs} == {"x", "softmax/shares"}
+    np.testing.assert_allclose(sent["softmax/shares"].sum(axis=-1), 1.0)
+    assert not any(n.op == "Reciprocal" for n in c.graph.nodes())
+    (found,) = evaluate(c.graph, sent).values()
+    np.testing.assert_allclose(found, cumulants(x["x"], x["mask"]), atol=1e-9)
+
+
+def test_attention_by_cumulants_runs_under_a_mask():
+    """Through packing, levels and noise, and between two parties."""
+    x = samples(64)
+    wanted = cumulants(x["x"], x["mask"])[:6]
+    model, few = attention("one minus, times the lowest number"), {k: v[:6] for k, v in x.items()}
+    options = Options(softmax="cgf", activation_error=2.0**-10, backend="native")
+    for backend in ("clear", "sim"):
+        found = compile(model, calibration=x, options=options).run(few, backend=backend).outputs["y"]
+        assert np.abs(found - wanted).max() < 1e-2
+    secure = replace(options, target="mpc", backend="auto")
+    found = compile_secure(model, calibration=x, options=secure).run(few, backend="mpc-sim").logits["y"]
+    assert np.abs(found - wanted).max() < 1e-2
+
+
+def test_a_mask_that_its_owner_does_not_compute_is_refused_where_its_number_is_wanted():
+    """Looked up between the parties, how many places are open is nobody's to know."""
+    graph = import_model(attention("looked up"), target="mpc").graph
+    options = Options(softmax="cgf", target="mpc", embedding="secret")
+    c = front(Compilation(options, graph, None, Limits(16, 60, 1), samples()))
+    with pytest.raises(ParameterError, match=r"(?s)'softmax'.*--embedding client"):
+        forms(c)
 
 
 def test_on_shares_a_mask_costs_squarings_only():

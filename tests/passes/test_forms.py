@@ -103,6 +103,7 @@ def test_a_form_that_compares_is_refused_by_name():
 FORMS = {
     "normalize-square": lambda x: np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True),
     "normalize-square:2": lambda x: np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True),
+    "cgf": lambda x: np.exp(x - x.mean(axis=-1, keepdims=True) - x.var(axis=-1, keepdims=True) / 2) / 6,
     "relu": lambda x: np.maximum(x, 0.0) / 6,
     "sigmoid": lambda x: 1.0 / (1.0 + np.exp(np.log(6) - x)),
     "square": lambda x: x**2 / 6,
@@ -117,6 +118,72 @@ def test_a_form_is_its_formula(softmax):
     graph = forms.forms(compilation(model("Softmax"), samples, softmax=softmax)).graph
     found = -evaluate(graph, {"x": samples})["y"]
     np.testing.assert_allclose(found, FORMS[softmax](samples), atol=1e-9)
+
+
+def rows_of(length, deviation, seed=5, mask=None):
+    """A softmax over rows of normal scores: its graph, and samples."""
+    nodes = [helper.make_node("Softmax", ["s"], ["w"], "weights"), helper.make_node("Neg", ["w"], ["y"], "neg")]
+    constants = [] if mask is None else [numpy_helper.from_array(mask.astype(np.float32), "m")]
+    nodes.insert(0, helper.make_node("Identity" if mask is None else "Add", ["x", "m"][: 1 + len(constants)], ["s"]))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 8, length))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "rows", [x], [y], constants)
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return source, deviation * np.random.default_rng(seed).normal(size=(50, 1, 8, length))
+
+
+@pytest.mark.parametrize("deviation", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("length", [32, 128])
+def test_two_cumulants_are_softmax_for_normal_scores(length, deviation):
+    """All weights of a row are off by one factor: what the third and fourth cumulants add to the logarithm of the sum.
+
+    Of n normal scores of deviation s these are 0 but for chance, with deviations sqrt(6 / n) s³ / 6 and
+    sqrt(24 / n) s⁴ / 24; what follows is at most as large for s up to 1. 400 rows stay within six of their sum.
+    """
+    source, samples = rows_of(length, deviation)
+    c = compilation(source, samples, softmax="cgf")
+    exact, found = (-evaluate(g, {"x": samples})["y"] for g in (c.graph, forms.forms(c).graph))
+    factor = np.log(found / exact)
+    np.testing.assert_allclose(factor, factor[..., :1] + np.zeros_like(factor), atol=1e-9)
+    chance = np.sqrt(6 / length) * deviation**3 / 6 + np.sqrt(24 / length) * deviation**4 / 24
+    assert np.abs(factor).max() < 6 * chance
+
+
+@pytest.mark.parametrize("target", ["ckks", "mpc"])
+def test_hidden_places_take_no_part_in_mean_and_variance(target):
+    """Each row of a causal mask has a number of its own; what stands at its hidden places changes nothing."""
+    mask = np.where(np.tril(np.ones((8, 8))) > 0, 0.0, -np.inf)
+    source, samples = rows_of(8, 0.5, mask=mask)
+    graph = forms.forms(compilation(source, samples, softmax="cgf", target=target)).graph
+    found = -evaluate(graph, {"x": samples})["y"]
+    for row in range(8):
+        x = samples[..., row, : row + 1]
+        wanted = np.exp(x - x.mean(axis=-1, keepdims=True) - x.var(axis=-1, keepdims=True) / 2) / (row + 1)
+        np.testing.assert_allclose(found[..., row, : row + 1], wanted, atol=1e-9)
+        assert not found[..., row, row + 1 :].any()
+    moved = np.where(np.isinf(mask), samples + 0.5, samples)
+    np.testing.assert_allclose(-evaluate(graph, {"x": moved})["y"], found, atol=1e-12)
+
+
+def test_a_row_becomes_a_factor_where_rows_are_about_as_high_and_stays_a_difference_elsewhere():
+    """The exponential of a score 12 above its row's would lose e^12 of its error to the factor."""
+    source, samples = rows_of(8, 0.5)
+    high = samples + 12.0 * (np.arange(8) == 3)[:, None]
+    for x, split in ((samples, True), (high, False)):
+        c = compilation(source, x, softmax="cgf")
+        graph = forms.forms(c).graph
+        assert sum(n.op == "Exp" for n in graph.nodes()) == 1 + split
+        exact = np.exp(x - x.mean(axis=-1, keepdims=True) - x.var(axis=-1, keepdims=True) / 2) / 8
+        np.testing.assert_allclose(-evaluate(graph, {"x": x})["y"], exact, atol=1e-9)
+
+
+def test_how_far_two_cumulants_are_from_softmax_is_told():
+    """Six scores of one row are hardly normal: calibration shows it, and the note says how much."""
+    source, samples = rows_of(8, 1.5)
+    c = compilation(source, samples, softmax="cgf")
+    done = forms.forms(c)
+    exact, found = (evaluate(g, {"x": samples[:40]})["y"] for g in (c.graph, done.graph))
+    assert f"within {np.abs(found - exact).max():.2g} of softmax's" in done.notes[0]
 
 
 def test_sums_of_squared_weights_have_an_interval_that_no_data_leave():
