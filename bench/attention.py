@@ -38,6 +38,8 @@ WANTED = 0.01
 """Largest difference from softmax, relative to the largest weight."""
 COMMON: dict[str, Any] = {"backend": "native", "margin": 1.05}
 """Scores are cut, so that no interval has to be wider than what calibration shows."""
+DEVIATIONS = (0.5, 1.0, 2.0)
+"""Of scores by which the distance of two cumulants from softmax is told."""
 ERRORS = tuple(2.0**-bits for bits in range(5, 17))
 PRECISIONS = (10.0, 14.0, 18.0, 20.0)
 """Bits asked of the plan, until noise is a quarter of the error at most or no parameters have more: squaring normalized
@@ -111,6 +113,13 @@ def error_of(setting: Setting, source: onnx.ModelProto, tokens: int) -> float:
         raise RuntimeError("the graph was not replaced")
     found, exact = evaluate(c.replaced, {"x": x})["y"][:, 0], softmax(x)
     return float(np.abs(found - exact).max() / exact.max())
+
+
+def expansion_error(tokens: int, deviation: float) -> float:
+    """The largest difference of ``cgf`` before any polynomial from softmax, relative to the largest weight."""
+    x = scores(tokens, 2, 1) * deviation / 2.0
+    found = np.exp(x - x.mean(axis=-1, keepdims=True) - x.var(axis=-1, keepdims=True) / 2.0) / tokens
+    return float(np.abs(found - softmax(x)).max() / softmax(x).max())
 
 
 def chosen(name: str, source: onnx.ModelProto, tokens: int) -> tuple[Setting, float]:
@@ -198,6 +207,9 @@ def table(tokens: int, rounds: int) -> list[rows.Row]:
                 if published
                 else rows.Row(label, ratio, "")
             )
+    for deviation in DEVIATIONS:
+        label = f"cgf, {tokens} tokens: error without polynomials, scores of deviation {deviation:g}"
+        made.append(rows.Row(label, expansion_error(tokens, deviation), UNITS["error"]))
     return made
 
 

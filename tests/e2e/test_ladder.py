@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ from small_onnx import dense
 
 from pi_compiler.answers import answer, stacked
 from pi_compiler.api import CompiledModel, compile
+from pi_compiler.exporter import export
+from pi_compiler.importer import import_model
 from pi_compiler.models.data import load
+from pi_compiler.models.training.engine import Settings
+from pi_compiler.models.training.graph_module import GraphModule
+from pi_compiler.models.training.transformers import Plan, exchange
+from pi_compiler.models.zoo import model_path
+from pi_compiler.options import Options
 from pi_compiler.report.ladder import STEPS, Rung, ladder, rung
 from pi_compiler.report.precision import bits_kept
 
@@ -72,6 +80,26 @@ def test_a_network_without_approximation_loses_nothing_to_it() -> None:
     steps = {r.name: r for r in ladder(compiled.models, inputs, found["clear"], found["sim"], found["sim"])}
     assert steps["approximate"].bits > 18
     assert steps["compile"].bits > 18
+
+
+@pytest.mark.slow
+def test_attention_by_cumulants_climbs_the_ladder(tmp_path: Path) -> None:
+    """A vision transformer, its normalization and activations exchanged: only its softmax is coarse."""
+    graph, data = import_model(model_path("digits_vit")).graph, load("digits", "train").take(256)
+    module = GraphModule(graph)
+    plan = Plan(Settings(1, 64, "adamw", 1e-3, clip_norm=1.0, distill=1.0), order=("norms", "activations"))
+    exchange(module, plan, data, data, teacher=GraphModule(graph), seed=0)
+    export(module.eval().to_graph(), tmp_path / "vit.onnx")
+    options = Options(softmax="cgf", backend="native", activation_error=2.0**-6)
+    compiled = compile(tmp_path / "vit.onnx", calibration=load("digits", "calibration").take(128).x, options=options)
+    inputs = stacked(compiled, load("digits", "validation").take(3).x)
+    found = {name: answer(compiled.session(name), inputs).logits for name in ("clear", "sim", "native")}
+    steps = ladder(compiled.models, inputs, found["clear"], found["sim"], found["native"])
+    bits = {r.name: r.bits for r in steps}
+    assert bits["import"] > 18
+    assert bits["compile"] > 15
+    assert min(bits["simulate"], bits["encrypt"]) > 10
+    assert bits["approximate"] < min(bits["compile"], bits["encrypt"])
 
 
 def test_bits_are_relative_to_the_largest_value() -> None:

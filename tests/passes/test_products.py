@@ -221,6 +221,20 @@ def test_a_softmax_alone_rotates_for_its_sums_only(form: str, most: int) -> None
         assert np.abs(found - exact).max() < 0.03
 
 
+def test_cumulants_rotate_for_their_sums_and_spread_once() -> None:
+    """A map that spread them over their rows would have as many diagonals as a row is long, in each of three places."""
+    nodes = [helper.make_node("Softmax", ["x"], ["w"], "softmax"), helper.make_node("Mul", ["w", "one"], ["y"], "out")]
+    source = model(nodes, {"one": np.float32(1.0)}, (1, 64, 64))
+    x = np.random.default_rng(0).normal(size=(24, 1, 64, 64))
+    compiled = compile(source, calibration=x, options=Options(softmax="cgf", backend="sim", insecure=True, log_n=13))
+    assert compiled.report["rotations"] <= 3 * 6
+    assert compiled.report["levels"] <= 8
+    exact = np.exp(x - x.mean(axis=-1, keepdims=True) - x.var(axis=-1, keepdims=True) / 2) / 64
+    for backend in ("clear", "sim"):
+        found = compiled.run({"x": x[:2]}, backend=backend).outputs["y"]
+        assert np.abs(found - exact[:2]).max() < 0.03 * exact.max()
+
+
 def test_a_residual_sum_between_products_may_have_a_stage_of_its_own() -> None:
     """Maps behind it have one source of its size; the planner takes it where that costs less than its level."""
     rng = np.random.default_rng(5)
