@@ -1,13 +1,14 @@
 """Forms of attention, normalization and activation of the digits vision transformer: accuracy and cost of each.
 
-    python bench/forms.py --folder DIR [--epochs 40] [--seed 0]
+    python bench/forms.py --folder DIR [--epochs 40] [--seeds 3]
 
-DIR holds ``digits_vit-SEED-plain.onnx``, which ``bench/digits_vit.py`` writes; records of finished forms are kept
-there and not made again. One kind is varied at a time, the two others being those of the encrypted network
-(Power-Softmax with p = 2, BatchNorm, x²); each network is trained after each exchange, taught by the plain one.
+DIR gets ``digits_vit-SEED-plain.onnx``, as ``bench/digits_vit.py`` trains it, if that is not there; records of finished
+forms are kept there and not made again. One kind is varied at a time, the two others being those of the encrypted
+network (Power-Softmax with p = 2, BatchNorm, x²); each network is trained after each exchange, taught by the plain one.
 ``untrained`` is what the compiler makes of the network before its last exchange, by options alone (``--softmax``,
-``--activation``): accuracy of the polynomial network. Accuracies are of the test split, read once each. Costs are
-those of plans: CKKS for the native backend, MPC for CrypTen with a dealer in a local network. Writes
+``--activation``): accuracy of the polynomial network. Accuracies are of the test split, read once each; their means and
+standard deviations over seeds, and the difference of each form from the first one of its kind, seed by seed. Costs are
+those of the plans of seed 0: CKKS for the native backend, MPC for CrypTen with a dealer in a local network. Writes
 ``results/forms.json``; twenty minutes a seed.
 """
 
@@ -16,8 +17,9 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ import digits_vit
 import numpy as np
 import rows
 import torch
+from steps import plain_network
 
 from pi_compiler import api
 from pi_compiler.errors import PiError
@@ -72,7 +75,7 @@ class Bench:
         self.folder, self.seed = folder, seed
         self.train, self.validation, self.test = (load("digits", s) for s in ("train", "validation", "test"))
         self.calibration = load("digits", "calibration").x[:CALIBRATION]
-        graph = import_model(folder / f"digits_vit-{seed}-plain.onnx").graph
+        graph = import_model(plain_network(digits_vit.CASE, seed, folder)).graph
         self.teacher, self.graph = GraphModule(graph), graph
         self.settings = replace(digits_vit.EXCHANGED.settings, epochs=epochs)
 
@@ -175,14 +178,42 @@ class Bench:
         return found | self.form(f"{kind}-{name}", self.trained(base, plan, (kind,)), options)
 
 
-UNITS = {
+ACCURACIES = {
     "untrained": "of the test images",
     "trained": "of the test images",
     "validation": "of the validation images",
-    "predicted_seconds": "s",
-    "mpc bytes": "bytes",
-    "mpc seconds": "s",
 }
+UNITS = {"predicted_seconds": "s", "mpc bytes": "bytes", "mpc seconds": "s"}
+
+
+def form_rows(form: str, seeds: Sequence[Figures], first: Sequence[Figures]) -> list[rows.Row]:
+    """A form's accuracies over seeds, its difference from the first form of its kind, and its costs.
+
+    Args:
+        form: its kind and name.
+        seeds: its figures, seed by seed.
+        first: those of the first form of the kind.
+    """
+    found = []
+    for what, unit in ACCURACIES.items():
+        values = [f[what] for f in seeds if np.isfinite(f.get(what, np.nan))]
+        if not values:
+            continue
+        found += spread(f"{form}: {what}", values, unit)
+        if len(values) < len(seeds):
+            found.append(rows.Row(f"{form}: {what}, of so many seeds", len(values), "networks"))
+    differences = [100.0 * (f["trained"] - g["trained"]) for f, g in zip(seeds, first, strict=True)]
+    found += spread(f"{form}: trained, paired difference from the first form", differences, "points")
+    costs = [(what, value) for what, value in seeds[0].items() if what not in ACCURACIES]
+    return found + [rows.Row(f"{form}: {what}", value, UNITS.get(what, "")) for what, value in costs]
+
+
+def spread(name: str, values: Sequence[float], unit: str) -> list[rows.Row]:
+    """Mean, and standard deviation where there is one."""
+    found = [rows.Row(name, statistics.mean(values), unit)]
+    if len(values) > 1:
+        found.append(rows.Row(f"{name}, standard deviation", statistics.stdev(values), unit))
+    return found
 
 
 def main() -> None:
@@ -190,16 +221,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("bench/results/digits_vit"))
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    found = [
-        rows.Row(f"{form}: {what}", value, UNITS.get(what, ""))
-        for form, figures in Bench(given.folder, given.seed, given.epochs).all()
-        for what, value in figures.items()
-        if np.isfinite(value)
-    ]
-    rows.write("forms", [*found, rows.Row("epochs after each exchange", given.epochs, "epochs")])
+    seeds = [dict(Bench(given.folder, seed, given.epochs).all()) for seed in range(given.seeds)]
+    found = [rows.Row("seeds", len(seeds), "networks"), rows.Row("epochs after each exchange", given.epochs, "epochs")]
+    for form in seeds[0]:
+        first = next(f for f in seeds[0] if f.split(",")[0] == form.split(",")[0])
+        found += form_rows(form, [s[form] for s in seeds], [s[first] for s in seeds])
+    rows.write("forms", found)
 
 
 if __name__ == "__main__":
