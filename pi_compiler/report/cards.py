@@ -41,12 +41,12 @@ def _retrained(r: Reduction) -> str:
 
 
 def _replacement(r: Reduction) -> str:
-    kinds = sorted({f"{m.kind} by {m.granularity}" for m in r.models})
+    kinds = sorted({f"{kind} by {grain}" if grain else kind for _, kind, grain in (m.series for m in r.models)})
     ends = [layer.interval for m in r.models for layer in m.layers if layer.interval is not None]
     if not ends:
-        return ", ".join(kinds)
+        return "; ".join(kinds)
     widest = (min(low for low, _ in ends), max(high for _, high in ends))
-    return f"{', '.join(kinds)}; intervals from the training split, within [{widest[0]:.3g}, {widest[1]:.3g}]"
+    return f"{'; '.join(kinds)}; intervals from the training split, within [{widest[0]:.3g}, {widest[1]:.3g}]"
 
 
 def _cryptography(r: Reduction, points: list[Point]) -> Card:

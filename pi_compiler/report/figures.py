@@ -67,7 +67,7 @@ def drawn(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
 def curve_name(curve: Curve) -> str:
     """How a legend calls a method with its replacement and granularity."""
     method, kind, granularity = curve
-    return f"{method}, {kind}, by {granularity}"
+    return f"{method}, {kind}, by {granularity}" if granularity else f"{method}, {kind}"
 
 
 def accuracy_figure(r: Reduction) -> Figure:
@@ -108,7 +108,7 @@ def costs_figure(r: Reduction) -> Figure | None:
             for i, (curve, budgets) in enumerate(curves.items()):
                 points = []
                 for models in budgets.values():
-                    seconds = [times[m.folder] for m in models if m.folder in times]
+                    seconds = [times[m] for m in models if m in times]
                     if seconds:
                         over = spread([m.test.accuracy for m in models], models[0].test.images)
                         points.append((sum(seconds) / len(seconds), over))
@@ -250,20 +250,20 @@ def _ways(r: Reduction) -> list[str]:
     """CKKS and every protocol with a network that some model has a prediction for."""
     found = ["CKKS"] if any(m.ckks for m in r.models) else []
     for m in r.models:
-        for protocol, networks in mpc_costs(m).items():
+        for protocol, networks in mpc_costs(m.mpc).items():
             found += [way for n in networks if (way := f"{protocol}, {n}") not in found]
     return found
 
 
-def _timed(r: Reduction, way: str) -> dict[str, float]:
-    """Predicted seconds by folder, of the models that can run this way."""
-    found: dict[str, float] = {}
+def _timed(r: Reduction, way: str) -> dict[Reduced, float]:
+    """Predicted seconds of the models that can run this way."""
+    found: dict[Reduced, float] = {}
     for m in r.models:
         if way == "CKKS":
             seconds = (m.ckks or {}).get("predicted_seconds")
         else:
             protocol, _, network = way.partition(", ")
-            seconds = mpc_costs(m).get(protocol, {}).get(network, {}).get("seconds")
+            seconds = mpc_costs(m.mpc).get(protocol, {}).get(network, {}).get("seconds")
         if isinstance(seconds, int | float):
-            found[m.folder] = float(seconds)
+            found[m] = float(seconds)
     return found

@@ -6,25 +6,25 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from pi_compiler.report.page import Cell, Row, Section, Table, cells
-from pi_compiler.report.records import Reduced, Reduction, mpc_costs
+from pi_compiler.report.records import Json, Reduced, Reduction, Scores, mpc_costs
 from pi_compiler.report.sections import rate
 from pi_compiler.report.text import duration, figure, size
 
 __all__ = ["forms_section"]
 
 Forms = tuple[str, str, str]
-_PARTS = ("softmax", "norm", "activation")
 
 
 def forms_section(r: Reduction) -> Section | None:
     """One row per combination of attention, normalization and activation; None if no record exchanged these."""
     groups: dict[Forms, list[Reduced]] = {}
     for model in r.models:
-        if (forms := forms_of(model)) is not None:
-            groups.setdefault(forms, []).append(model)
+        if model.forms is not None:
+            groups.setdefault(model.forms, []).append(model)
     if not groups:
         return None
-    places = list(dict.fromkeys((p, n) for m in r.models for p, networks in mpc_costs(m).items() for n in networks))
+    every = [r.original_mpc, *(m.mpc for m in r.models)]
+    places = list(dict.fromkeys((p, n) for costs in every for p, found in mpc_costs(costs).items() for n in found))
     head = [
         "attention",
         "normalization",
@@ -36,7 +36,11 @@ def forms_section(r: Reduction) -> Section | None:
         "CKKS time",
     ]
     head += [f"{protocol}, {network}" for protocol, network in places]
-    rows = [Row(cells([*forms, *_figures(models, places)])) for forms, models in groups.items()]
+    original = _cells([r.original], [r.original_ckks], [r.original_mpc], places)
+    rows = [Row(cells([r.original_name, "", "", "", *original]), "original")]
+    for forms, models in groups.items():
+        found = _cells([m.test for m in models], [m.ckks for m in models], [m.mpc for m in models], places)
+        rows.append(Row(cells([*forms, str(len(models)), *found])))
     return Section(
         "Forms of attention, normalization and activation",
         text=("Each network was trained with its forms; costs are those of its plan, one sample per run.",),
@@ -47,32 +51,33 @@ def forms_section(r: Reduction) -> Section | None:
     )
 
 
-def forms_of(model: Reduced) -> Forms | None:
-    """What a record's attention, normalizations and activations gave way to, if it says so."""
-    given = model.settings.get("forms")
-    if not isinstance(given, dict) or not all(part in given for part in _PARTS):
-        return None
-    attention, norm, activation = (str(given[part]) for part in _PARTS)
-    return attention, norm, activation
-
-
-def _figures(models: Sequence[Reduced], places: Sequence[tuple[str, str]]) -> list[str | Cell]:
-    found = [m.test.accuracy for m in models]
+def _cells(
+    tests: Sequence[Scores],
+    plans: Sequence[Json | None],
+    mpc: Sequence[Json | None],
+    places: Sequence[tuple[str, str]],
+) -> list[str | Cell]:
+    """Accuracies and costs of the seeds of one combination."""
+    found = [t.accuracy for t in tests]
     deviation = f"± {100 * statistics.stdev(found):.2f}" if len(found) > 1 else ""
-    plans = [m.ckks for m in models if m.ckks is not None and "refused" not in m.ckks]
+    fitting = [p for p in plans if p is not None and "refused" not in p]
     ckks: list[str | Cell] = [
-        _mean([p.get(key) for p in plans], style)
-        for key, style in (("levels", figure), ("rotations", figure), ("predicted_seconds", duration))
+        _mean([p.get(key) for p in fitting], style)
+        for key, style in (
+            ("levels", figure),
+            ("rotations", figure),
+            ("predicted_seconds", duration),
+        )
     ]
-    if not plans and any(m.ckks is not None for m in models):
+    if not fitting and any(p is not None for p in plans):
         ckks[0] = Cell("refused", mark="warn")
-    mpc: list[str | Cell] = []
+    between: list[str | Cell] = []
     for protocol, network in places:
-        costs = [c for m in models if (c := mpc_costs(m).get(protocol, {}).get(network)) is not None]
+        costs = [c for m in mpc if (c := mpc_costs(m).get(protocol, {}).get(network)) is not None]
         seconds, sent, rounds = ([c.get(key) for c in costs] for key in ("seconds", "bytes", "rounds"))
         under = f"{_mean(sent, size)}, {_mean(rounds, figure)} rounds" if costs else ""
-        mpc.append(Cell(_mean(seconds, duration), under))
-    return [str(len(found)), Cell(rate(statistics.mean(found)), deviation), *ckks, *mpc]
+        between.append(Cell(_mean(seconds, duration), under))
+    return [Cell(rate(statistics.mean(found)), deviation), *ckks, *between]
 
 
 def _mean(values: Sequence[object], style: Callable[[object], str]) -> str:

@@ -95,6 +95,7 @@ def to_json(r: Reduction) -> Json:
             "classes": [dataclasses.asdict(f) for f in original_fractions(r.original.classes)],
             "groups": [dataclasses.asdict(f) for f in original_fractions(r.original.groups)],
             "ckks": r.original_ckks,
+            "mpc": r.original_mpc,
         },
         "curves": [
             {
@@ -153,7 +154,7 @@ def _ckks(models: Sequence[Reduced]) -> Json | None:
 
 
 def _mpc(models: Sequence[Reduced]) -> dict[str, dict[str, Json]]:
-    costs = [found for m in models if (found := mpc_costs(m))]
+    costs = [found for m in models if (found := mpc_costs(m.mpc))]
     if not costs:
         return {}
     return {

@@ -14,9 +14,11 @@ from typing import TypeVar
 
 from pi_compiler.errors import ArtifactError, ParameterError
 
-__all__ = ["Count", "Group", "Layer", "Reduced", "Reduction", "Scores", "Seen", "mpc_costs", "read_reduction"]
+__all__ = ["FORMS", "Count", "Group", "Layer", "Reduced", "Reduction", "Scores", "Seen", "mpc_costs", "read_reduction"]
 
 T = TypeVar("T")
+FORMS = ("softmax", "norm", "activation")
+"""Parts of a transformer that ``reduce`` exchanges."""
 Json = Mapping[str, object]
 
 
@@ -114,8 +116,19 @@ class Reduced:
     fairness: tuple[Group, ...] = ()
 
     @property
+    def forms(self) -> tuple[str, str, str] | None:
+        """What a transformer's attention, normalizations and activations gave way to; None where nothing did."""
+        given = self.settings.get("forms")
+        if not isinstance(given, dict) or not all(part in given for part in FORMS):
+            return None
+        attention, norm, activation = (str(given[part]) for part in FORMS)
+        return attention, norm, activation
+
+    @property
     def series(self) -> tuple[str, str, str]:
-        """What models on one curve have in common."""
+        """What models on one curve have in common: method, replacement, and what stays or goes as one, if anything."""
+        if self.forms is not None:
+            return self.method, ", ".join(self.forms), ""
         return self.method, self.kind, self.granularity
 
 
@@ -132,7 +145,8 @@ class Reduction:
         original: its test scores.
         original_validation: its validation scores.
         original_ckks: its CKKS plan, None where nobody asked.
-        models: by method, kind, granularity, budget (falling), seed.
+        original_mpc: what it costs between parties, None where nobody asked.
+        models: by series, budget (falling), seed.
     """
 
     model: str
@@ -143,7 +157,18 @@ class Reduction:
     original: Scores
     original_validation: Scores
     original_ckks: Json | None
+    original_mpc: Json | None
     models: tuple[Reduced, ...]
+
+    @property
+    def original_name(self) -> str:
+        """What the original is called in a table."""
+        return "all ReLUs" if self.relu_total else "as it came"
+
+    @property
+    def original_told(self) -> str:
+        """The same in a sentence."""
+        return "the all-ReLU model" if self.relu_total else "the model as it came"
 
     def curves(self) -> dict[tuple[str, str, str], dict[int, list[Reduced]]]:
         """Per method, kind and granularity: per budget, falling, the models of all seeds."""
@@ -153,11 +178,11 @@ class Reduction:
         return found
 
 
-def mpc_costs(m: Reduced) -> dict[str, dict[str, Json]]:
+def mpc_costs(costs: Json | None) -> dict[str, dict[str, Json]]:
     """Predicted ``bytes``, ``rounds`` and ``seconds`` by protocol and network; empty where nobody asked."""
     return {
         protocol: {network: _mapping(figures) for network, figures in _mapping(networks).items()}
-        for protocol, networks in (m.mpc or {}).items()
+        for protocol, networks in (costs or {}).items()
     }
 
 
@@ -193,13 +218,11 @@ def read_reduction(folders: Iterable[Path]) -> list[Reduction]:
 
 
 def _together(found: Sequence[Reduction]) -> Reduction:
-    models = sorted(
-        (m for r in found for m in r.models), key=lambda m: (m.method, m.kind, m.granularity, -m.budget, m.seed)
-    )
+    models = sorted((m for r in found for m in r.models), key=lambda m: (*m.series, -m.budget, m.seed))
     first = found[0]
     return Reduction(
         first.model, first.sha256, first.dataset, first.quoted, first.relu_total, first.original,
-        first.original_validation, first.original_ckks, tuple(models),
+        first.original_validation, first.original_ckks, first.original_mpc, tuple(models),
     )  # fmt: skip
 
 
@@ -212,9 +235,9 @@ def _parsed(path: Path, parse: Callable[[Path, Json], T], faults: list[str]) -> 
         return None
 
 
-def _reduction(path: Path, r: Json) -> tuple[str, str, str, str, int, Scores, Scores, Json | None]:
+def _reduction(path: Path, r: Json) -> tuple[str, str, str, str, int, Scores, Scores, Json | None, Json | None]:
     baseline = _mapping(r["baseline"])
-    ckks = baseline.get("ckks")
+    ckks, mpc = baseline.get("ckks"), baseline.get("mpc")
     return (
         str(r["model"]),
         str(r.get("model_sha256", "not recorded")),
@@ -224,6 +247,7 @@ def _reduction(path: Path, r: Json) -> tuple[str, str, str, str, int, Scores, Sc
         _scores(baseline["test"]),
         _scores(baseline["validation"]),
         None if ckks is None else _mapping(ckks),
+        None if mpc is None else _mapping(mpc),
     )
 
 

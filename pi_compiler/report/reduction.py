@@ -91,7 +91,7 @@ def _part(r: Reduction, anchor: str, prefix: str) -> tuple[Part, dict[str, bytes
         repeat_section(r),
     )
     forms = forms_section(r)
-    sections = sections if forms is None else (*sections[:1], forms, *sections[1:])
+    sections = sections if forms is None else (forms, *sections)
     every = [p for ps in found.values() for p in ps]
     part = Part(anchor, f"{r.model} on {r.quoted}", tuple(_lead(r, found)), cards(r, every), sections)
     return part, {f"{prefix}{name}.png": drawn(figure, "png") for name, (figure, _) in drawings.items()}
@@ -107,12 +107,12 @@ def _drawings(r: Reduction) -> dict[str, tuple[Figure, str]]:
         ),
         "classes": (
             classes_figure(r),
-            "Points lost against the all-ReLU model: by the class that lost most (solid) and on average (dotted).",
+            f"Points lost against {r.original_told}: by the class that lost most (solid) and on average (dotted).",
         ),
     }
     costs = costs_figure(r)
     if costs is not None:
-        found["costs"] = (costs, "Test accuracy against predicted time per sample. Dashed: the all-ReLU model.")
+        found["costs"] = (costs, f"Test accuracy against predicted time per sample. Dashed: {r.original_told}.")
     for curve, budgets in r.curves().items():
         if not any(m.layers for models in budgets.values() for m in models):
             continue

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import RenderableType
 
+from pi_compiler.report.records import FORMS
 from pi_compiler.report.text import duration, mapping, percent, table
 
 __all__ = ["reduction_view"]
@@ -20,12 +21,22 @@ def reduction_view(records: Sequence[Mapping[str, object]]) -> RenderableType:
         records: as ``record.json`` has them.
     """
     original = mapping(records[0].get("baseline"))
-    first = ("all ReLUs", "", "", "", f"{records[0]['relu_total']:,}", *_figures(original))
+    first = (
+        "all ReLUs" if records[0]["relu_total"] else "as it came",
+        "",
+        "",
+        "",
+        f"{records[0]['relu_total']:,}",
+        *_figures(original),
+    )
     return table("Reduced models", _COLUMNS, [first, *map(_row, records)], left=3)
 
 
 def _row(record: Mapping[str, object]) -> tuple[str, ...]:
-    what = (str(record[k]) for k in ("method", "kind", "granularity", "seed"))
+    forms = mapping(mapping(record.get("settings")).get("forms"))
+    exchanged = ", ".join(str(forms[part]) for part in FORMS if part in forms)
+    kind = (exchanged, "") if exchanged else (str(record["kind"]), str(record["granularity"]))
+    what = (str(record["method"]), *kind, str(record["seed"]))
     return (*what, f"{record['relu_count']:,}", *_figures(record))
 
 

@@ -40,7 +40,7 @@ def accuracy_section(r: Reduction, points: Points, figures: Sequence[Picture]) -
     low, high = wilson(r.original.accuracy, r.original.images)
     original = Row(
         cells([
-            "all ReLUs", "", f"{r.relu_total:,}", "100 %", "",
+            r.original_name, "", f"{r.relu_total:,}", "100 %", "",
             Cell(rate(r.original.accuracy), f"{rate(low)} to {rate(high)}"), "", rate(r.original_validation.accuracy),
         ]),
         "original",
@@ -68,19 +68,20 @@ def accuracy_section(r: Reduction, points: Points, figures: Sequence[Picture]) -
         tables=(Table(head, tuple(rows)),),
         after=(
             "Small print under an accuracy: standard deviation over seeds, or for a single seed the 95 % interval "
-            "(Wilson) that the number of test samples allows. Points: difference from the all-ReLU model.",
+            "(Wilson) that the number of test samples allows. "
+            f"Points: difference from {r.original_told}.",
         ),
     )
 
 
 def costs_section(r: Reduction, points: Points, figures: Sequence[Picture]) -> Section:
     """What running each model privately is predicted to cost, and which backend profits."""
-    granularities = sorted({curve[2] for curve in points}, key=list(_PROFIT).index) if r.relu_total else []
+    granularities = sorted({c[2] for c in points if c[2]}, key=list(_PROFIT).index) if r.relu_total else []
     networks = list(dict.fromkeys(w for ps in points.values() for p in ps for w in _networks(p)))
     head = ["", "ReLUs left", "tensors with ReLU", "CKKS levels", "log N", "rotations", "keys", "CKKS time"]
     head += [f"{protocol}, {network}" for protocol, network in networks]
     first = Row(
-        cells(["all ReLUs", f"{r.relu_total:,}", "all", *_ckks_cells(r.original_ckks), *[""] * len(networks)]),
+        cells([r.original_name, f"{r.relu_total:,}", "all", *_ckks_cells(r.original_ckks), *[""] * len(networks)]),
         "original",
     )
     rows = [first]
@@ -115,7 +116,7 @@ def _compared(r: Reduction, points: Points) -> list[str]:
         times = [(p.relu_count, s) for p in found if (s := _seconds(p.ckks)) is not None]
         if times and every is not None:
             told = ", ".join(f"{duration(s)} with {n:,}" for n, s in times)
-            lines.append(f"CKKS, {curve_name(curve)}: {told} ReLUs; all-ReLU model {duration(every)}.")
+            lines.append(f"CKKS, {curve_name(curve)}: {told} ReLUs; {r.original_told} {duration(every)}.")
     return lines
 
 
@@ -156,7 +157,7 @@ def ranges_section(r: Reduction, points: Points) -> Section:
     head = cells(["", "ReLUs left", "images outside", "worst layer", "largest |x|", "NaN images"])
     rows = [
         Row(
-            cells(["all ReLUs", f"{r.relu_total:,}", "", "", figure(_largest(r)), str(r.original.nan_images)]),
+            cells([r.original_name, f"{r.relu_total:,}", "", "", figure(_largest(r)), str(r.original.nan_images)]),
             "original",
         )
     ]
@@ -195,7 +196,7 @@ def _largest(r: Reduction) -> float:
 def _layer_tables(r: Reduction) -> list[Table]:
     """One folded table per reduced model."""
     head = cells(["layer", "elements", "kept", "interval", "largest |x|", "outside"])
-    return [Table(head, tuple(_layer_rows(m)), folded=f"Layers of {m.folder}") for m in r.models]
+    return [Table(head, tuple(_layer_rows(m)), folded=f"Layers of {_named(m)}") for m in r.models]
 
 
 def _layer_rows(m: Reduced) -> list[Row]:
@@ -221,13 +222,13 @@ def classes_section(r: Reduction, points: Points, figures: Sequence[Picture]) ->
         tables.append(_gaps("group", points, lambda p: p.group_gap))
         parts.append(("group", original_fractions(r.original.groups), lambda p: p.groups))
     for what, before, of in parts:
-        tables += [_fractions(what, before, curve_name(c), found, of) for c, found in points.items()]
+        tables += [_fractions(what, r.original_name, before, curve_name(c), found, of) for c, found in points.items()]
     tables += [_shapes(m) for m in r.models if m.fairness]
     return Section(
         "Classes",
         (
             "Fewer ReLUs do not cost every class the same (Disparate Impact of linearization). Gap: best minus worst "
-            "class. Worst drop: the class that lost most against the all-ReLU model.",
+            f"class. Worst drop: the class that lost most against {r.original_told}.",
         ),
         tuple(figures),
         tuple(tables),
@@ -266,7 +267,12 @@ def _shapes(m: Reduced) -> Table:
             f"{_maybe(g.baseline_radius)} → {_maybe(g.radius)}",
         ]  # fmt: skip
         rows.append(Row(cells(texts)))
-    return Table(head, tuple(rows), folded=f"Groups of {m.folder}, all ReLUs → reduced; drops in points, paired")
+    return Table(head, tuple(rows), folded=f"Groups of {_named(m)}, all ReLUs → reduced; drops in points, paired")
+
+
+def _named(m: Reduced) -> str:
+    """A model's folder; several runs of ``reduce`` give a transformer's the same name, whatever its forms."""
+    return m.folder if m.forms is None else f"{m.folder}: {', '.join(m.forms)}"
 
 
 def _maybe(value: float | None) -> str:
@@ -275,12 +281,13 @@ def _maybe(value: float | None) -> str:
 
 def _fractions(
     what: str,
+    original: str,
     before: Sequence[Fraction],
     name: str,
     found: Sequence[Point],
     of: Callable[[Point], Sequence[Fraction]],
 ) -> Table:
-    head = cells([what, "images", "all ReLUs", *(f"{p.relu_count:,} ReLUs" for p in found)])
+    head = cells([what, "images", original, *(f"{p.relu_count:,} ReLUs" for p in found)])
     columns = [before, *(of(p) for p in found)]
     rows = []
     for i, first in enumerate(columns[-1]):

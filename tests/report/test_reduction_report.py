@@ -346,6 +346,24 @@ def test_forms_of_a_transformer_stand_beside_what_they_cost(tmp_path: Path) -> N
         "power:2", "batch", "poly:2", "2", "96.00 %± 1.41", "16", "30", "700 ms", "250 ms2.0 MiB, 17 rounds",
     ]  # fmt: skip
     assert found.row("linear", "batch", "poly:2")[3:6] == ["1", "90.00 %", "refused"]
+    assert found.row("all ReLUs", "", "", "")[4:8] == ["98.00 %", "20", "30", "8.00 s"]
     write(tmp_path / "b", [model(0, (0, 0), scores((98, 97, 96)), 0, ckks=plan(15, 0.6))])
     write_reduction_report([tmp_path / "b"], tmp_path / "out2")
     assert "Forms of attention" not in (tmp_path / "out2" / "report.html").read_text()
+
+
+def test_runs_with_other_forms_are_other_curves_though_their_folders_have_one_name(tmp_path: Path) -> None:
+    """Each run of reduce names its folders by seed alone; two forms were once averaged as two seeds of one thing."""
+    for name, right, seconds in (("power:2", 97, 0.5), ("cgf", 91, 2.0)):
+        settings = {"forms": {"softmax": name, "norm": "batch", "activation": "poly:2"}}
+        made = model(0, (0, 0), scores((right,) * 3), ckks=plan(15, seconds), settings=settings)
+        write(tmp_path / name, [made])
+    (reduction,) = write_reduction_report([tmp_path / "power:2", tmp_path / "cgf"], tmp_path / "out")["reductions"]
+    curves = {c["kind"]: c["points"] for c in reduction["curves"]}
+    assert {k: [p["accuracy"]["mean"] for p in v] for k, v in curves.items()} == {
+        "power:2, batch, poly:2": [pytest.approx(0.97)],
+        "cgf, batch, poly:2": [pytest.approx(0.91)],
+    }
+    found = Tables((tmp_path / "out" / "report.html").read_text())
+    assert found.row("power:2", "batch", "poly:2")[3:] == ["1", "97.00 %", "15", "30", "500 ms"]
+    assert found.row("cgf", "batch", "poly:2")[3:] == ["1", "91.00 %", "15", "30", "2.00 s"]
