@@ -136,7 +136,8 @@ def _lead(r: Reduction, found: Mapping[tuple[str, str, str], Sequence[Point]]) -
     ]
     for curve, ps in found.items():
         told = [
-            f"{rate(p.accuracy.mean)} with {p.relu_count:,} ({signed(100 * (p.accuracy.mean - r.original.accuracy))})"
+            f"{rate(p.accuracy.mean)}{f' with {p.relu_count:,}' if r.relu_total else ''} "
+            f"({signed(100 * (p.accuracy.mean - r.original.accuracy))})"
             for p in ps[-_TOLD:]
         ]
         lines.append(f"{curve_name(curve)}: {', '.join(told)}.")
