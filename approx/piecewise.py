@@ -30,6 +30,8 @@ _BUMBLEBEE = (
 )  # fmt: skip
 _QUAD = {"training": (0.5, 0.25, 0.125), "benchmark": (0.25, 0.5, 0.125)}
 _HALVINGS = 40
+_AIM = 1.0 - 1e-5
+"""What pieces take of the tolerance: certified as one, on another grid, their error is larger by 1e-6 of it."""
 
 
 def puma_gelu(domain: tuple[float, float], *, density: Density | None = None, held_out: ArrayLike | None = None) -> Fit:
@@ -130,6 +132,7 @@ def fitted(
     check_degree(degree, largest=127)
     if not tolerance > 0.0:
         raise ApproximationError(f"the tolerance must be positive, found {tolerance}")
+    aim = _AIM * tolerance
     slope = goal.offset[1]
     fold = goal.symmetry_on((low, high)) == "even"
     inner = _without_line(goal, slope) if fold else goal
@@ -138,16 +141,16 @@ def fitted(
     breaks: list[float] = []
     first, last = start, high
     if not fold and goal.asymptotes[0] is not None:
-        first = _asymptote(inner, goal.asymptotes[0], (low, high), tolerance, left=True)
+        first = _asymptote(inner, goal.asymptotes[0], (low, high), aim, left=True)
     if goal.asymptotes[1] is not None:
-        last = _asymptote(inner, _shifted(goal, fold, slope), (start, high), tolerance, left=False)
+        last = _asymptote(inner, _shifted(goal, fold, slope), (start, high), aim, left=False)
     last = max(last, first)
     if first > start and goal.asymptotes[0] is not None:
         pieces.append(_line(goal.asymptotes[0], (low, first)))
         breaks.append(first)
     reached, message = first, ""
     while reached < last and len(pieces) < largest_count:
-        piece, reached = _longest(inner, (reached, last), degree, tolerance)
+        piece, reached = _longest(inner, (reached, last), degree, aim)
         pieces.append(piece)
         breaks.append(reached)
     if last < high and reached >= last:
@@ -158,7 +161,7 @@ def fitted(
         message = f"{largest_count} pieces of degree {degree} do not bring {goal.name} within {tolerance:g}"
     approx = Piecewise(tuple(breaks), tuple(pieces), (low, high), fold, slope if fold else 0.0)
     certificate = certify(goal, approx, (low, high), density=density, held_out=held_out)
-    if not message and certificate.max_error > tolerance * (1.0 + 1e-6):
+    if not message and certificate.max_error > tolerance:
         message = f"the pieces for {goal.name} have a certified error of {certificate.max_error:.3g}"
     return Fit(goal.name, approx, "piecewise", certificate, not message, message, (f"{len(pieces)} pieces",))
 

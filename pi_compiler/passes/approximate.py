@@ -268,9 +268,10 @@ def _positive(node: Node, seen: Range, domain: tuple[float, float], options: Opt
     if given is not None:
         low, high = (float(v) for v in np.asarray(given, dtype=np.float64).reshape(-1))
         if seen.low < low or seen.high > high:
+            spread = "; errors of the exponentials do that where scores spread widely: try --softmax normalize-square"
             raise ApproximationError(
                 f"calibration data drive its operand to [{seen.low:.4g}, {seen.high:.4g}], outside of the certified "
-                f"interval [{low:.4g}, {high:.4g}]"
+                f"interval [{low:.4g}, {high:.4g}]{spread if node.op == 'Reciprocal' else ''}"
             )
         domain = low, high
     elif domain[0] <= 0.0 < seen.low:

@@ -156,7 +156,7 @@ class Protect(Walk):
         for make in _candidates(goal, domain, tolerance, density, held_out):
             try:
                 fit = make()
-                if fit.converged and fit.certificate.max_error <= tolerance * (1 + 1e-9) and _tame(fit, goal, domain):
+                if fit.converged and fit.certificate.max_error <= tolerance and _tame(fit, goal, domain):
                     found.append((price(fit.approx, size, self.prices, self.network), fit))
                 else:
                     message = message or fit.message
