@@ -41,7 +41,10 @@ class Softmax:
 
     @property
     def exact(self) -> bool:
-        """Whether it approximates softmax itself; the others are to be trained in."""
+        """Whether it is softmax but for the errors of fits.
+
+        ``cgf`` is as far from it as scores are from normal ones; the others are to be trained in.
+        """
         return FORMS[self.form].exact
 
     def told(self) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pi_compiler.ir.graph import Graph, Node
+from pi_compiler.ops.linear import affine
+from pi_compiler.ops.op import array
 from pi_compiler.ops.shaping import expand
 from pi_compiler.passes.compilation import Compilation
 
@@ -34,6 +36,10 @@ def _next(graph: Graph) -> dict[Node, Node] | None:
 def _moved(dot: Node) -> Node | None:
     """The product with the factor behind it, if its left operand has one."""
     weights, values = dot.inputs
+    scale = 1.0
+    while weights.op == "Affine" and array(weights, "scale").size == 1 and not array(weights, "shift").any():
+        scale *= float(array(weights, "scale").reshape(-1)[0])
+        weights = weights.inputs[0]
     if weights.op != "Mul":
         return None
     for factor, rest in (weights.inputs, weights.inputs[::-1]):
@@ -41,7 +47,7 @@ def _moved(dot: Node) -> Node | None:
             continue
         plain = Node("Dot", (rest, values), dot.shape, dot.attrs, dot.origin)
         spread = expand(factor.inputs[0], dot.shape, factor.origin)
-        return Node("Mul", (plain, spread), dot.shape, weights.attrs, weights.origin)
+        return affine(Node("Mul", (plain, spread), dot.shape, weights.attrs, weights.origin), scale, 0.0, dot.origin)
     return None
 
 

@@ -86,8 +86,8 @@ def _split(graph: Graph, samples: Mapping[str, FloatArray], kept: int) -> Graph:
     """Exponentials of differences from a value per row become a product with a factor per row.
 
     Encrypted, spreading a value over its row takes a map of as many diagonals as the row is long, and a factor takes
-    rotations only; it also moves behind the next product of matrices (``commute``). Two errors come in place of one,
-    each as many times larger as the product's parts are above it, so that is done only where they are little.
+    rotations only; it also moves behind the next product of matrices (``commute``). Errors of the parts grow by how far
+    the largest score over the lowest row is above any exponent that occurs, so rows that differ much stay as they are.
     """
     wanted = [n for n in graph.nodes() if _less_a_row(n)]
     ends: dict[Node, tuple[float, float]] = {}

@@ -9,10 +9,12 @@ from onnx import TensorProto, helper, numpy_helper
 from pi_compiler.api import compile_secure
 from pi_compiler.errors import CalibrationError, ParameterError
 from pi_compiler.importer import import_model
+from pi_compiler.ir.graph import Graph
 from pi_compiler.ops.evaluate import evaluate
 from pi_compiler.options import Activation, Options
 from pi_compiler.passes import forms
 from pi_compiler.passes.approximate import wanted_for
+from pi_compiler.passes.commute import commute
 from pi_compiler.passes.compilation import Compilation, Limits
 
 RNG = np.random.default_rng(2)
@@ -175,6 +177,28 @@ def test_a_row_becomes_a_factor_where_rows_are_about_as_high_and_stays_a_differe
         assert sum(n.op == "Exp" for n in graph.nodes()) == 1 + split
         exact = np.exp(x - x.mean(axis=-1, keepdims=True) - x.var(axis=-1, keepdims=True) / 2) / 8
         np.testing.assert_allclose(-evaluate(graph, {"x": x})["y"], exact, atol=1e-9)
+
+
+def test_a_factor_per_row_moves_behind_the_product_of_matrices():
+    """Constants between them move too; the product then runs beside what makes the factor."""
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["w"], "weights"),
+        helper.make_node("Transpose", ["x"], ["t"], "turn", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["w", "t"], ["y"], "mix"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 8, 6))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "attention", [x], [y])
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    samples = RNG.normal(size=(20, 1, 8, 6)) / 2
+    for softmax in ("cgf", "max-exp"):
+        before = forms.forms(compilation(source, samples, softmax=softmax))
+        after = commute(before).graph
+        (dot,) = (n for n in after.nodes() if n.op == "Dot")
+        below = {n.op for n in Graph((), (dot.inputs[0],), ("",)).nodes()}
+        assert below == {"Input", "Affine", "Exp"}
+        found, exact = (evaluate(g, {"x": samples})["y"] for g in (after, before.graph))
+        np.testing.assert_allclose(found, exact, atol=1e-9)
 
 
 def test_how_far_two_cumulants_are_from_softmax_is_told():
