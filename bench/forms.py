@@ -8,8 +8,8 @@ network (Power-Softmax with p = 2, BatchNorm, x²); each network is trained afte
 ``untrained`` is what the compiler makes of the network before its last exchange, by options alone (``--softmax``,
 ``--activation``): accuracy of the polynomial network. Accuracies are of the test split, read once each; their means and
 standard deviations over seeds, and the difference of each form from the first one of its kind, seed by seed. Costs are
-those of the plans of seed 0: CKKS for the native backend, MPC for CrypTen with a dealer in a local network. Writes
-``results/forms.json``; twenty minutes a seed.
+those of the plans of seed 0, made anew each time: CKKS for the native backend, MPC for CrypTen with a dealer in a local
+network. Writes ``results/forms.json``; twenty minutes a seed.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ ATTENTION = {
 NORMS = ("layer", "batch", "none")
 ACTIVATIONS = {"gelu": 0, "degree 2": 2, "degree 4": 4}
 CALIBRATION = 128
+OPTIONS = Options(activation_error=2.0**-6)
 
 
 class Bench:
@@ -90,16 +91,17 @@ class Bench:
         """The plain network with two kinds exchanged; kept as ONNX besides."""
         return self.trained(GraphModule(self.graph), digits_vit.EXCHANGED, kinds)
 
-    def costs(self, path: Path, options: Options) -> Figures:
-        """Of the plans of a network."""
+    def costs(self, form: str) -> Figures:
+        """Of the plans of a finished form."""
         found: Figures = {}
+        path = self.path(form)
         try:
-            plan = api.plan(path, calibration=self.calibration, options=replace(options, backend="native"))
+            plan = api.plan(path, calibration=self.calibration, options=replace(OPTIONS, backend="native"))
             found |= {k: float(str(plan[k])) for k in ("levels", "rotations", "plain_products", "predicted_seconds")}
         except PiError as error:
             sys.stdout.write(f"{path.name}: ckks: {error.what}\n")
         try:
-            secure = replace(options, target="mpc", activation_error=2.0**-10, activation=Activation(), activations={})
+            secure = replace(OPTIONS, target="mpc", activation_error=2.0**-10)
             report = api.compile_secure(path, calibration=self.calibration, options=secure).report
             found |= {
                 "mpc rounds": float(str(report["rounds"])),
@@ -125,22 +127,24 @@ class Bench:
         scores = evaluate(c.replaced, inputs)[name]
         return float((scores.reshape(len(scores), -1).argmax(axis=1) == self.test.y).mean())
 
-    def form(self, name: str, module: GraphModule, options: Options) -> Figures:
-        """Accuracy and costs of a finished network."""
-        path = self.folder / f"forms-{self.seed}-{name.replace(' ', '_')}.onnx"
+    def path(self, form: str) -> Path:
+        """Where the network of a form, ``KIND, NAME``, is."""
+        return self.folder / f"forms-{self.seed}-{form.replace(', ', '-').replace(' ', '_')}.onnx"
+
+    def form(self, form: str, module: GraphModule) -> Figures:
+        """Accuracy of a finished network."""
+        path = self.path(form)
         export(module.to_graph(), path)
         scored = GraphModule(import_model(path).graph)
-        found = {"validation": accuracy(scored, self.validation)[0], "trained": accuracy(scored, self.test)[0]}
-        return found | self.costs(path, options)
+        return {"validation": accuracy(scored, self.validation)[0], "trained": accuracy(scored, self.test)[0]}
 
     def all(self) -> Iterator[tuple[str, Figures]]:
-        """Every form with its figures."""
-        plain = Options(activation_error=2.0**-6)
-        yield from self.kind("attention", ("norms", "activations"), plain)
-        yield from self.kind("norms", ("attention", "activations"), plain)
-        yield from self.kind("activations", ("attention", "norms"), plain)
+        """Every form with its accuracies."""
+        yield from self.kind("attention", ("norms", "activations"))
+        yield from self.kind("norms", ("attention", "activations"))
+        yield from self.kind("activations", ("attention", "norms"))
 
-    def kind(self, kind: Kind, others: tuple[Kind, ...], options: Options) -> Iterator[tuple[str, Figures]]:
+    def kind(self, kind: Kind, others: tuple[Kind, ...]) -> Iterator[tuple[str, Figures]]:
         """The forms of one kind."""
         names = {"attention": tuple(ATTENTION), "norms": NORMS, "activations": tuple(ACTIVATIONS)}[kind]
         record = self.folder / f"forms-{self.seed}-{kind}.json"
@@ -153,14 +157,15 @@ class Bench:
         export(base.to_graph(), path)
         for name in names:
             if name not in done:
-                done[name] = self.one(kind, name, base, path, options)
+                done[name] = self.one(kind, name, base, path)
                 record.write_text(json.dumps(done, indent=1) + "\n")
                 sys.stdout.write(f"{kind}, {name}: {done[name]}\n")
                 sys.stdout.flush()
             yield f"{kind}, {name}", done[name]
 
-    def one(self, kind: Kind, name: str, base: GraphModule, path: Path, options: Options) -> Figures:
-        plan, found = digits_vit.EXCHANGED, Figures()
+    def one(self, kind: Kind, name: str, base: GraphModule, path: Path) -> Figures:
+        """A form trained in, and put in by options where those have it."""
+        plan, found, options = digits_vit.EXCHANGED, Figures(), OPTIONS
         if kind == "attention":
             plan = replace(plan, attention=name)
             if ATTENTION[name]:
@@ -175,7 +180,7 @@ class Bench:
             found["untrained"] = self.untrained(
                 path, options if name == "gelu" else replace(options, activation=method)
             )
-        return found | self.form(f"{kind}-{name}", self.trained(base, plan, (kind,)), options)
+        return found | self.form(f"{kind}, {name}", self.trained(base, plan, (kind,)))
 
 
 ACCURACIES = {
@@ -186,13 +191,14 @@ ACCURACIES = {
 UNITS = {"predicted_seconds": "s", "mpc bytes": "bytes", "mpc seconds": "s"}
 
 
-def form_rows(form: str, seeds: Sequence[Figures], first: Sequence[Figures]) -> list[rows.Row]:
+def form_rows(form: str, seeds: Sequence[Figures], first: Sequence[Figures], costs: Figures) -> list[rows.Row]:
     """A form's accuracies over seeds, its difference from the first form of its kind, and its costs.
 
     Args:
         form: its kind and name.
-        seeds: its figures, seed by seed.
+        seeds: its accuracies, seed by seed.
         first: those of the first form of the kind.
+        costs: its plans' figures.
     """
     found = []
     for what, unit in ACCURACIES.items():
@@ -204,8 +210,7 @@ def form_rows(form: str, seeds: Sequence[Figures], first: Sequence[Figures]) -> 
             found.append(rows.Row(f"{form}: {what}, of so many seeds", len(values), "networks"))
     differences = [100.0 * (f["trained"] - g["trained"]) for f, g in zip(seeds, first, strict=True)]
     found += spread(f"{form}: trained, paired difference from the first form", differences, "points")
-    costs = [(what, value) for what, value in seeds[0].items() if what not in ACCURACIES]
-    return found + [rows.Row(f"{form}: {what}", value, UNITS.get(what, "")) for what, value in costs]
+    return found + [rows.Row(f"{form}: {what}", value, UNITS.get(what, "")) for what, value in costs.items()]
 
 
 def spread(name: str, values: Sequence[float], unit: str) -> list[rows.Row]:
@@ -225,11 +230,12 @@ def main() -> None:
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    seeds = [dict(Bench(given.folder, seed, given.epochs).all()) for seed in range(given.seeds)]
+    benches = [Bench(given.folder, seed, given.epochs) for seed in range(given.seeds)]
+    seeds = [dict(bench.all()) for bench in benches]
     found = [rows.Row("seeds", len(seeds), "networks"), rows.Row("epochs after each exchange", given.epochs, "epochs")]
     for form in seeds[0]:
         first = next(f for f in seeds[0] if f.split(",")[0] == form.split(",")[0])
-        found += form_rows(form, [s[form] for s in seeds], [s[first] for s in seeds])
+        found += form_rows(form, [s[form] for s in seeds], [s[first] for s in seeds], benches[0].costs(form))
     rows.write("forms", found)
 
 
