@@ -23,7 +23,8 @@ from pi_compiler.ir.stages import Contract, Reduce
 Mask = NDArray[np.bool_]
 _NONE = np.iinfo(np.int64).max
 _WORD = 62  # bits of an integer that note which terms were seen
-_MOST_MEETINGS = 1 << 22  # elements that meet, counted for every turn; beyond that layouts have far too many copies
+_MOST_MEETINGS = 1 << 20  # elements that meet, counted for every turn; beyond that layouts have far too many copies
+_MOST_ELEMENTS = 1 << 20  # with copies
 _MOST_PRODUCTS = 2  # times those whose slots are full of terms
 _MOST_COPIES = 8  # times as many to look at, for elements with copies meet at several turns
 _MOST_SWITCHES = 1.5  # times those of the split with the fewest
@@ -137,6 +138,8 @@ def _meeting(stage: Contract, left: Layout, right: Layout, *, turned: bool) -> I
         code = np.where(index >= 0, numbered(where, shared, stage.sizes, index), -1)
         codes.append(code if turned else np.where(code >= 0, code * period + np.arange(period), -1))
     own, other = (np.flatnonzero(c.ravel() >= 0) for c in codes)
+    if max(own.size, other.size) > _MOST_ELEMENTS:
+        return None
     key, keys = codes[0].ravel()[own], codes[1].ravel()[other]
     order = np.argsort(keys, kind="stable")
     low, high = (np.searchsorted(keys[order], key, side=side) for side in ("left", "right"))

@@ -5,6 +5,9 @@ head. An operand's layout is the space without the axes that the operand does no
 these; the repetitions that are no periods are made by rotate-and-add after the operand's affine map. With the summed
 axis outermost, folding over it wraps around: the result is clean and repeats, which is what the next product wants, and
 transposing takes no rotation.
+
+Columns have some axes in slots and the others over ciphertexts. Products of them are turned into place
+(``kernels/summing.py``), so an operand needs no copies of axes that it does not have.
 """
 
 from __future__ import annotations
