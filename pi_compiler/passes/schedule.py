@@ -285,7 +285,7 @@ class _Planner:
             try:
                 found.append(self.of(params, batch))
             except NoLayout:
-                return True  # a larger batch may have one: values then lie in columns
+                return False
             return found[-1].share < _WORTHWHILE * min(p.share for p in found[:-1])
 
         batch = 4
