@@ -57,12 +57,18 @@ def numbered(where: Mapping[str, IntArray], letters: str, sizes: Mapping[str, in
     return number
 
 
-def contracted(stage: Contract, left: Layout, right: Layout) -> list[tuple[Layout, SumPlan]]:
+def contracted(stage: Contract, left: Layout, right: Layout, *, anyhow: bool = True) -> list[tuple[Layout, SumPlan]]:
     """The layouts that a product may have and how it is made, fewest rotations first; none if operands do not meet.
 
     Ciphertexts meet as they are where they can; where there are several, any two whose elements meet; at last the
     right one turned as well, slot s receiving slot s + t, which in layouts of one axis makes the diagonals of a product
     of matrices. Turns are then split between both operands and the sums, by baby steps and giant steps.
+
+    Args:
+        stage: the product.
+        left: layout of the left operand.
+        right: layout of the right one.
+        anyhow: if not, ciphertexts have to meet as they are, one by one.
     """
     count = max(left.ciphertexts, right.ciphertexts)
     if min(left.ciphertexts, right.ciphertexts) in (1, count):
@@ -71,7 +77,7 @@ def contracted(stage: Contract, left: Layout, right: Layout) -> list[tuple[Layou
         if found is not None:
             layout, groups, steps = found
             return [(layout, SumPlan(tuple(tuple(Pair(*pairs[c, :2].tolist()) for c in g) for g in groups), steps))]
-    if count == 1 and slots_of_terms(stage) <= left.slots:
+    if not anyhow:
         return []
     for turned in (False, True):
         meeting = _meeting(stage, left, right, turned=turned)

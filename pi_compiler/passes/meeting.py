@@ -103,7 +103,7 @@ class Meetings:
         """``contracted``, looked up where the same was asked before."""
         key = (number, left.key, right.key)
         if key not in self.met:
-            self.met[key] = contracted(product, left, right)
+            self.met[key] = contracted(product, left, right, anyhow=self.over_ciphertexts)
         return self.met[key]
 
     def leading(self, number: int, reader: int, product: Contract) -> list[Layout]:

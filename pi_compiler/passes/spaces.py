@@ -53,7 +53,7 @@ def columns(axes: str, sizes: Mapping[str, int], slots: int) -> Iterator[Space]:
     """Some axes in slots, the others over ciphertexts: what ciphertexts hold then needs no rotation to be added.
 
     The first axis in slots turns round with them, so products along it need turns only. Room behind the axes in slots
-    is filled with a part of another one. Where half of all slots or more would be left over there is no space.
+    is filled with a part of another one. Where several ciphertexts would be half empty there is no space.
     """
     size = int(np.prod([sizes[a] for a in axes], dtype=np.int64))
     for inside in chain.from_iterable(permutations(axes, n) for n in range(1, len(axes) + 1)):
@@ -64,7 +64,7 @@ def columns(axes: str, sizes: Mapping[str, int], slots: int) -> Iterator[Space]:
             outer = [-(-sizes[a] // room) if a == part else sizes[a] for a in outside]
             inner = [next_power(sizes[a]) for a in inside] + ([] if part is None else [room])
             count = int(np.prod(outer, dtype=np.int64))
-            if held > slots or count * slots >= 2 * size:
+            if held > slots or (count > 1 and count * slots >= 2 * size):
                 continue
             grid = np.unravel_index(np.arange(count * int(np.prod(inner))), (*outer, *inner))
             where = dict(zip([*outside, *inside], grid[: len(axes)], strict=True))
