@@ -174,7 +174,7 @@ def _flat(value: FloatArray) -> FloatArray:
     return value.reshape(len(value), -1)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Stages:
     """The folded network; stage i defines value i.
 

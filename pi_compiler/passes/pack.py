@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -55,6 +57,28 @@ class _State:
     placed: dict[int, Placed]
 
 
+class _Known:
+    """What holds for stages in so many slots whatever things cost, and is kept while the stages are.
+
+    One network is packed several times: at prices that its own constants change, and with more bits to spare.
+    """
+
+    _all: ClassVar[WeakKeyDictionary[Stages, dict[int, _Known]]] = WeakKeyDictionary()
+
+    def __init__(self, stages: Stages, slots: int) -> None:
+        self.meetings = Meetings(stages, slots)
+        self.structures: dict[tuple[int, ...], Structure] = {}
+        self.patterns: dict[int, int] = {}
+        self.reduced: dict[tuple[int, ...], list[tuple[Layout, SumPlan]]] = {}
+
+    @classmethod
+    def of(cls, stages: Stages, slots: int) -> _Known:
+        found = cls._all.setdefault(stages, {})
+        if slots not in found:
+            found[slots] = cls(stages, slots)
+        return found[slots]
+
+
 class _Packer:
     def __init__(self, stages: Stages, levels: Sequence[int], slots: int, prices: Prices, options: Options) -> None:
         self.stages = stages
@@ -64,12 +88,11 @@ class _Packer:
         self.options = options
         self.readers = stages.consumers()
         self.outputs = {n for n, _ in stages.outputs.values()}
-        self.structures: dict[tuple[int, ...], Structure] = {}
-        self.patterns: dict[int, int] = {}
         self.prices_of: dict[tuple[int, ...], float] = {}
         self.tapped: dict[int, list[tuple[Placed, Placed]]] = {}
-        self.meetings = Meetings(stages, slots)
-        self.reduced: dict[tuple[int, ...], list[tuple[Layout, SumPlan]]] = {}
+        known = _Known.of(stages, slots)
+        self.structures, self.patterns = known.structures, known.patterns
+        self.meetings, self.reduced = known.meetings, known.reduced
 
     def run(self) -> Circuit:
         """The circuit of the cheapest assignment found."""

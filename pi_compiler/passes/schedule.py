@@ -18,6 +18,7 @@ from pi_compiler.errors import BudgetError, ParameterError
 from pi_compiler.ir import switching
 from pi_compiler.ir.batching import real_period
 from pi_compiler.ir.circuit import Circuit
+from pi_compiler.ir.layout import next_power
 from pi_compiler.ir.params import MAX_LOG_QP, Params, make_params
 from pi_compiler.ir.program import DEFAULT_PLAINTEXT_MEMORY, CtType
 from pi_compiler.ir.stages import Contract, InputStage, Reduce, Stages
@@ -268,8 +269,9 @@ class _Planner:
         """Plans of the batch asked for; none if a ciphertext has fewer slots.
 
         Where the batch is open, of several: four times as large as long as that saves a tenth per sample, then the
-        neighbours of the best. From some size on values take more ciphertexts instead of fewer slots. A ring larger
-        than that of plans before begins with as many slots per sample as was best there, and has to be worth more.
+        one for columns where products of values want them, then the neighbours of the best. From some size on values
+        take more ciphertexts instead of fewer slots. A ring larger than that of plans before begins with as many slots
+        per sample as was best there, and has to be worth more.
 
         Raises:
             NoLayout: some value has no layout.
@@ -296,6 +298,10 @@ class _Planner:
 
         while pays(4 * batch):
             batch *= 4
+        # Where a product's longest axis fills a sample's slots, operands are columns, which sizes in between lack.
+        axes = [next_power(max(s.sizes.values())) for s in self.stages.stages if isinstance(s, Contract)]
+        if axes:
+            pays(params.slots // max(axes))
         near = best_of(found, self.options).batch
         pays(2 * near)
         pays(near // 2)
