@@ -21,6 +21,7 @@ CASES = {
     "mlp": ("mnist", "quadratic"),
     "lenet": ("mnist", "quadratic"),
     "digits_vit_he": ("digits", "auto"),
+    "text_classifier_he": ("sentiment", "auto"),
 }
 """Network: data set, activation."""
 

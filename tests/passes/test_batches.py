@@ -120,6 +120,15 @@ def test_an_open_batch_costs_least_per_input_and_keeps_the_latency(costs):
     assert quick["predicted_evaluate_seconds"] * quick["batch"] <= limit
 
 
+def test_an_open_batch_of_attention_costs_no_more_than_its_columns_do(costs):
+    """Sizes between one sample and columns may have no layout, or a poor one: they must not end the search."""
+    network = attention()
+    best = made(network, costs, "auto").report
+    tried = [made(network, costs, batch).report["predicted_seconds"] for batch in (1, 64, 256)]
+    assert best["batch"] > 1
+    assert best["predicted_seconds"] <= min(tried)
+
+
 @pytest.mark.parametrize("backend", ["clear", "sim", "native"])
 def test_samples_of_several_batches_are_answered_in_order(costs, backend):
     if backend == "native":
