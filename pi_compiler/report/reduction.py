@@ -59,7 +59,8 @@ def write_reduction_report(folders: Iterable[Path], place: Path) -> dict[str, ob
         part, drawings = _part(r, f"part{i + 1}", f"{i + 1}-" if len(reductions) > 1 else "")
         parts.append(part)
         pictures.update(drawings)
-    title = "; ".join(part.name for part in parts)
+    exchanged = all(m.forms is not None for r in reductions for m in r.models)
+    title = f"{'Forms' if exchanged else 'ReLU reduction'}: {'; '.join(part.name for part in parts)}"
     found: dict[str, object] = {
         "version": pi_compiler.__version__,
         "reductions": [to_json(r) for r in reductions],
