@@ -31,6 +31,7 @@ class Meetings:
         self.over_ciphertexts = any(isinstance(s, Contract) and slots_of_terms(s) > slots for s in self.stages)
         self.follows: dict[int, int] = {}
         self.met: dict[tuple[int, int, int], list[tuple[Layout, SumPlan]]] = {}
+        self.wanted: dict[int, list[Layout]] = {}
         for number, stage in enumerate(self.stages):
             if isinstance(stage, Contract):
                 root = self.root(stage.right)
@@ -141,6 +142,8 @@ class Meetings:
 
     def needed(self, number: int) -> list[Layout]:
         """Layouts of an input from which a map that reads it need not rotate, and those of columns of a product."""
+        if number in self.wanted:
+            return self.wanted[number]
         found: list[Layout | None] = []
         shape = self.stages[number].shape
         for reader in self.readers[number]:
@@ -151,7 +154,8 @@ class Meetings:
             elif isinstance(stage, Contract) and len(stage.sizes) <= _MOST_AXES:
                 every = columns("".join(stage.sizes), stage.sizes, self.slots)
                 found += meeting_layouts(stage, int(stage.left != number), shape, list(every), self.slots)
-        return list({x.key: x for x in found if x is not None}.values())
+        self.wanted[number] = list({x.key: x for x in found if x is not None}.values())
+        return self.wanted[number]
 
     def order(self) -> list[int]:
         """The stages as they are placed: inputs right before what needs them, so that they may follow other values."""

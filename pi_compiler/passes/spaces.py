@@ -25,6 +25,7 @@ from pi_compiler.kernels.summing import coordinates, numbered, shortest
 
 _FREE = -2  # a slot in which an operand may hold anything, for the other one holds zero or junk there
 _MOST_AXES = 4
+_MOST_PLACES = 1 << 24  # elements times slots; columns have few slots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,9 +93,11 @@ def filled(layout: Layout) -> Layout | None:
 def pulled(matrix: Matrix, source: Shape, result: Layout) -> Layout | None:
     """A layout of a map's operand in which every element is in the slots that it is needed in, so nothing is rotated.
 
-    None if two elements are needed in some but not all slots in common.
+    None if two elements are needed in some but not all slots in common, or if there are too many to look at.
     """
     period = result.period
+    if max(matrix.shape) * period > _MOST_PLACES:
+        return None
     slots_of = np.zeros((result.size, period), bool)
     there = result.index >= 0
     slots_of[result.index[there], np.nonzero(there)[1]] = True

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from pi_compiler.ir.circuit import SumPlan
 from pi_compiler.ir.graph import FloatArray
-from pi_compiler.ir.layout import Layout, next_power
+from pi_compiler.ir.layout import Layout, next_power, place
 from pi_compiler.ir.stages import Contract, Reduce
 from pi_compiler.kernels.algebra import Numbers, Value
 from pi_compiler.kernels.contract import contract, reduce
 from pi_compiler.kernels.summing import contracted, reduced
-from pi_compiler.passes.spaces import columns, projected
+from pi_compiler.passes.spaces import columns, projected, pulled
 
 
 def axes_of(letters: str, sizes: dict[str, int]) -> str:
@@ -127,3 +128,30 @@ def test_half_empty_layouts_are_not_offered(slots: int) -> None:
         count, period = next(iter(space.where.values())).shape
         assert count * slots < 2 * 48
         assert period <= slots
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(2, 8), st.booleans(), st.integers(0, 1 << 30))
+def test_a_pulled_operand_has_every_element_where_it_is_needed(rows, width, tokens, shared, seed):
+    """So the map that reads it rotates nothing: all its diagonals are zero. Weights per token, or for all of them."""
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(0, 2, (rows, width))
+    weights[rng.integers(rows)] = 1
+    matrix = sparse.csr_array(sparse.kron(weights, np.ones((tokens, 1)) if shared else sparse.eye_array(tokens)))
+    slots = next_power(tokens)
+    slot = (np.arange(rows)[:, None] * slots + np.arange(tokens)).ravel()
+    result = place((rows, tokens), slots, slot)
+    found = pulled(matrix, (width, 1 if shared else tokens), result)
+    assert found is not None
+    there = np.tile(found.index, (1, slots // found.period))
+    for row, column in zip(*matrix.nonzero(), strict=True):
+        assert (there[:, row % tokens] == column).any()
+
+
+def test_operands_with_too_many_places_are_not_pulled():
+    """Elements times slots of 256 x 256 scores in whole ciphertexts would take a gigabyte for every candidate."""
+    size, slots = 1 << 12, 1 << 13
+    few = place((64,), 64, np.arange(64))
+    assert pulled(sparse.eye_array(64, format="csr"), (64,), few) is not None
+    many = place((size,), slots, np.arange(size), period=slots)
+    assert pulled(sparse.eye_array(size, format="csr"), (size,), many) is None
