@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import chain, permutations
 
 import numpy as np
+from scipy import sparse
 
 from pi_compiler.ir.graph import IntArray, Shape
 from pi_compiler.ir.layout import Layout, next_power
@@ -98,12 +99,12 @@ def pulled(matrix: Matrix, source: Shape, result: Layout) -> Layout | None:
     period = result.period
     if max(matrix.shape) * period > _MOST_PLACES:
         return None
-    slots_of = np.zeros((result.size, period), bool)
-    there = result.index >= 0
-    slots_of[result.index[there], np.nonzero(there)[1]] = True
+    there = np.nonzero(result.index >= 0)
+    ones = np.ones(there[0].size, np.int32)
+    slots_of = sparse.csr_array((ones, (result.index[there], there[1])), shape=(result.size, period))
     coo = matrix.tocoo()
-    needed = np.zeros((matrix.shape[1], period), bool)
-    np.logical_or.at(needed, coo.col, slots_of[coo.row])
+    readers = sparse.csr_array((np.ones(coo.nnz, np.int32), (coo.col, coo.row)), shape=matrix.shape[::-1])
+    needed = (readers @ slots_of).toarray() > 0
     sets, number = np.unique(needed, axis=0, return_inverse=True)
     if (sets.sum(axis=0) > 1).any() or not needed.any(axis=1).all():
         return None
