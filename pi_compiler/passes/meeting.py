@@ -20,15 +20,26 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _MOST_AXES = 3
 
 
-class Meetings:
-    """The products of a network and what they ask of layouts; false if there are none."""
+def exceeding(stages: Stages, slots: int) -> bool:
+    """Whether the terms of some product take more slots than there are."""
+    return any(isinstance(s, Contract) and slots_of_terms(s) > slots for s in stages.stages)
 
-    def __init__(self, stages: Stages, slots: int) -> None:
+
+class Meetings:
+    """The products of a network and what they ask of layouts; false if there are none.
+
+    Args:
+        stages: the folded network.
+        slots: of one sample.
+        columns: let products whose terms exceed a ciphertext have their operands in columns.
+    """
+
+    def __init__(self, stages: Stages, slots: int, *, columns: bool) -> None:
         self.stages = stages.stages
         self.slots = slots
         self.readers = stages.consumers()
         self.any = any(isinstance(s, Contract | Reduce) for s in self.stages)
-        self.over_ciphertexts = any(isinstance(s, Contract) and slots_of_terms(s) > slots for s in self.stages)
+        self.over_ciphertexts = columns and exceeding(stages, slots)
         self.follows: dict[int, int] = {}
         self.met: dict[tuple[int, int, int], list[tuple[Layout, SumPlan]]] = {}
         self.wanted: dict[int, list[Layout]] = {}

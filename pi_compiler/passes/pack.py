@@ -37,7 +37,7 @@ from pi_compiler.kernels.matvec import Structure, best_split, make_plan, structu
 from pi_compiler.kernels.summing import reduced, slots_of_terms
 from pi_compiler.options import Options
 from pi_compiler.passes.layouts import Grid, Placed, distinct, input_layouts, plain_grids, result_layouts, tap_layouts
-from pi_compiler.passes.meeting import Meetings
+from pi_compiler.passes.meeting import Meetings, exceeding
 from pi_compiler.passes.spaces import filled
 
 _BEAM = 10
@@ -63,24 +63,26 @@ class _Known:
     One network is packed several times: at prices that its own constants change, and with more bits to spare.
     """
 
-    _all: ClassVar[WeakKeyDictionary[Stages, dict[int, _Known]]] = WeakKeyDictionary()
+    _all: ClassVar[WeakKeyDictionary[Stages, dict[tuple[int, bool], _Known]]] = WeakKeyDictionary()
 
-    def __init__(self, stages: Stages, slots: int) -> None:
-        self.meetings = Meetings(stages, slots)
+    def __init__(self, stages: Stages, slots: int, *, columns: bool) -> None:
+        self.meetings = Meetings(stages, slots, columns=columns)
         self.structures: dict[tuple[int, ...], Structure] = {}
         self.patterns: dict[int, int] = {}
         self.reduced: dict[tuple[int, ...], list[tuple[Layout, SumPlan]]] = {}
 
     @classmethod
-    def of(cls, stages: Stages, slots: int) -> _Known:
+    def of(cls, stages: Stages, slots: int, *, columns: bool) -> _Known:
         found = cls._all.setdefault(stages, {})
-        if slots not in found:
-            found[slots] = cls(stages, slots)
-        return found[slots]
+        if (slots, columns) not in found:
+            found[slots, columns] = cls(stages, slots, columns=columns)
+        return found[slots, columns]
 
 
 class _Packer:
-    def __init__(self, stages: Stages, levels: Sequence[int], slots: int, prices: Prices, options: Options) -> None:
+    def __init__(
+        self, stages: Stages, levels: Sequence[int], slots: int, prices: Prices, options: Options, *, columns: bool
+    ) -> None:
         self.stages = stages
         self.levels = levels
         self.slots = slots
@@ -90,12 +92,12 @@ class _Packer:
         self.outputs = {n for n, _ in stages.outputs.values()}
         self.prices_of: dict[tuple[int, ...], float] = {}
         self.tapped: dict[int, list[tuple[Placed, Placed]]] = {}
-        known = _Known.of(stages, slots)
+        known = _Known.of(stages, slots, columns=columns)
         self.structures, self.patterns = known.structures, known.patterns
         self.meetings, self.reduced = known.meetings, known.reduced
 
-    def run(self) -> Circuit:
-        """The circuit of the cheapest assignment found."""
+    def run(self) -> tuple[float, Circuit]:
+        """The circuit of the cheapest assignment found, and its cost."""
         states = [_State(0.0, {})]
         order = self.meetings.order()
         for at, number in enumerate(order):
@@ -104,7 +106,7 @@ class _Packer:
                 raise no_layout(self.stages.stages[self.meetings.product_of(number)], self.slots)
             states = self.prune(grown, order[: at + 1])
         best = min(states, key=lambda s: s.cost)
-        return self.finish([best.placed[n].layout for n in range(len(self.stages.stages))], best)
+        return best.cost, self.finish([best.placed[n].layout for n in range(len(self.stages.stages))], best)
 
     def prune(self, states: list[_State], placed: Sequence[int]) -> list[_State]:
         live = [v for v in placed if not set(self.readers[v]) <= set(placed)]
@@ -345,5 +347,18 @@ def pack_stages(stages: Stages, levels: Sequence[int], slots: int, prices: Price
         slots: slots of a ciphertext.
         prices: cost of instructions at this ring degree.
         options: see ``Options.max_input_ciphertexts``.
+
+    Raises:
+        NoLayout: some value has none.
     """
-    return _Packer(stages, levels, slots, prices, options).run()
+    # The search for columns is wider, and may still lose the assignments that go on; that without them is quick.
+    found: list[tuple[float, Circuit]] = []
+    missing: NoLayout | None = None
+    for columns in (False, True) if exceeding(stages, slots) else (False,):
+        try:
+            found.append(_Packer(stages, levels, slots, prices, options, columns=columns).run())
+        except NoLayout as error:
+            missing = error
+    if missing is not None and not found:
+        raise missing
+    return min(found, key=lambda pair: pair[0])[1]
