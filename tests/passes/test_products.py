@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from pi_compiler.answers import answer, stacked
-from pi_compiler.api import CompiledModel, compile, prepare
+from pi_compiler.api import CompiledModel, compile, plan, prepare
 from pi_compiler.errors import BudgetError, CalibrationError
+from pi_compiler.ir.circuit import Circuit
 from pi_compiler.ir.graph import Graph
 from pi_compiler.ir.stages import Affine, Contract, sources_of
 from pi_compiler.kernels.algebra import Numbers
@@ -25,6 +26,7 @@ from pi_compiler.passes.approximate import approximate
 from pi_compiler.passes.calibrate import calibrate
 from pi_compiler.passes.compilation import Compilation
 from pi_compiler.passes.fold import folded, has_streams
+from pi_compiler.passes.pack import NoLayout, _Packer
 from pi_compiler.passes.spaces import meeting_layouts, spaces
 from pi_compiler.pipelines import CKKS, run
 from pi_compiler.report.ladder import Rung, ladder
@@ -143,6 +145,22 @@ def test_a_slot_for_each_token_leaves_rotations_to_products_of_values_alone() ->
     assert rotated == {"scores", "mix", "total", "head"}
     # Four columns in each of two heads, turned by one of two baby steps and one of two giant steps.
     assert layers["scores"] == 2 * 4 * (1 + 1)
+
+
+def test_what_the_search_for_columns_loses_is_planned_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its beam may lose the assignments that go on, as in a retrained BERT-tiny; else columns are cheaper here."""
+    options = Options(backend="tenseal", log_n=12, log_scale=40.0, insecure=True, batch=64)
+    best = plan(attention(), calibration=samples(), options=options)
+    packed = _Packer.run
+
+    def lost(packer: _Packer) -> tuple[float, Circuit]:
+        if packer.meetings.over_ciphertexts:
+            raise NoLayout("lost")
+        return packed(packer)
+
+    monkeypatch.setattr(_Packer, "run", lost)
+    other = plan(attention(), calibration=samples(), options=options)
+    assert float(str(best["predicted_seconds"])) < float(str(other["predicted_seconds"]))
 
 
 def test_five_tokens_in_eight_slots_attend_to_each_other() -> None:
