@@ -5,7 +5,7 @@ runs encrypted, in place of softmax, layer normalization, GELU and tanh::
 
     python bench/export_bert.py FOLDER
     pi-compiler reduce FOLDER/words.onnx --data sentiment --softmax power:2 --norm batch --activation poly:2
-        --finetune-epochs 1 --backend none --output REDUCED
+        --finetune-epochs 8 --backend none --output REDUCED
     python bench/bert.py FOLDER [--reduced REDUCED] [--sentences 4]
 
 writes ``results/bert.json``. Per exporter: the largest difference of the imported graph's scores from those of the
