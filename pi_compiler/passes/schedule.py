@@ -148,7 +148,7 @@ def price(circuit: Circuit, params: Params, levels: Sequence[int], prices: Price
     def constants(number: int) -> Sequence[Constant]:
         plan = circuit.plans[number]
         vector = np.broadcast_to(0.0, (plan.span,))
-        return [0.0 if number else vector for number in plan.numbers]
+        return [0.0 if uniform else vector for uniform in plan.numbers]
 
     def enter(origin: str) -> None:
         cost.origin = origin
