@@ -7,6 +7,7 @@ model with its ``record.json``. What a report says comes from these files alone.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +191,7 @@ def read_reduction(folders: Iterable[Path]) -> list[Reduction]:
     """Read folders; those of one model on one data set become one reduction.
 
     Raises:
-        ParameterError: no folder, or a folder that ``reduce`` did not write.
+        ParameterError: a folder that ``reduce`` did not write, or two models that would count as two seeds and are one.
         ArtifactError: records are damaged or missing; all of them in one message.
     """
     faults: list[str] = []
@@ -214,7 +215,26 @@ def read_reduction(folders: Iterable[Path]) -> list[Reduction]:
             merged.setdefault((found.sha256, found.dataset), []).append(found)
     if faults:
         raise ArtifactError("the records cannot be read", *faults, hint="remove them and run pi-compiler reduce again")
+    _check_seeds(merged.values())
     return [_together(found) for found in merged.values()]
+
+
+def _check_seeds(merged: Iterable[Sequence[Reduction]]) -> None:
+    """Several runs of one seed differ by how they were trained: their spread is not that of seeds."""
+    faults = []
+    for runs in merged:
+        count = Counter((m.series, m.budget, m.seed) for r in runs for m in r.models)
+        faults += [
+            f"{runs[0].model}, {', '.join(filter(None, series))}, budget {budget}, seed {seed}: {n} models"
+            for (series, budget, seed), n in count.items()
+            if n > 1
+        ]
+    if faults:
+        raise ParameterError(
+            "several models of one seed would be averaged as if their seeds differed",
+            *faults,
+            hint="a report of each folder, or runs with other seeds",
+        )
 
 
 def _together(found: Sequence[Reduction]) -> Reduction:

@@ -84,11 +84,11 @@ def _part(r: Reduction, anchor: str, prefix: str) -> tuple[Part, dict[str, bytes
         for name, (figure, caption) in drawings.items()
     }
     sections: tuple[Section, ...] = (
-        accuracy_section(r, found, [pictures["accuracy"]]),
+        accuracy_section(r, found, [pictures["accuracy"]] if "accuracy" in pictures else []),
         costs_section(r, found, [pictures["costs"]] if "costs" in pictures else []),
-        kept_section([p for name, p in pictures.items() if name.startswith("kept")]),
+        *([kept_section([p for name, p in pictures.items() if name.startswith("kept")])] if r.relu_total else []),
         ranges_section(r, found),
-        classes_section(r, found, [pictures["classes"]]),
+        classes_section(r, found, [pictures["classes"]] if "classes" in pictures else []),
         repeat_section(r),
     )
     forms = forms_section(r)
@@ -100,22 +100,24 @@ def _part(r: Reduction, anchor: str, prefix: str) -> tuple[Part, dict[str, bytes
 
 def _drawings(r: Reduction) -> dict[str, tuple[Figure, str]]:
     """Figures and captions by name."""
-    found = {
-        "accuracy": (
-            accuracy_figure(r),
-            "Test accuracy against the number of ReLUs that a sample needs. Mean over seeds; bars: standard deviation, "
-            "or the 95 % interval of a single seed. The axis is broken left of the dotted line.",
-        ),
-        "classes": (
-            classes_figure(r),
-            f"Points lost against {r.original_told}: by the class that lost most (solid) and on average (dotted).",
-        ),
-    }
+    found: dict[str, tuple[Figure, str]] = {}
+    if r.relu_total:  # else nothing lies on the axis of ReLUs
+        found |= {
+            "accuracy": (
+                accuracy_figure(r),
+                "Test accuracy against the number of ReLUs that a sample needs. Mean over seeds; bars: standard "
+                "deviation, or the 95 % interval of a single seed. The axis is broken left of the dotted line.",
+            ),
+            "classes": (
+                classes_figure(r),
+                f"Points lost against {r.original_told}: by the class that lost most (solid) and on average (dotted).",
+            ),
+        }
     costs = costs_figure(r)
     if costs is not None:
         found["costs"] = (costs, f"Test accuracy against predicted time per sample. Dashed: {r.original_told}.")
     for curve, budgets in r.curves().items():
-        if not any(m.layers for models in budgets.values() for m in models):
+        if not r.relu_total or not any(m.layers for models in budgets.values() for m in models):
             continue
         name = re.sub(r"[^a-z0-9-]", "", "-".join(("kept", *curve)).lower())
         found[name] = (kept_figure(curve, budgets), f"ReLUs kept by {curve_name(curve)}; left: the layer's ReLUs.")

@@ -36,7 +36,7 @@ _PROFIT = {
 
 
 def accuracy_section(r: Reduction, points: Points, figures: Sequence[Picture]) -> Section:
-    """Accuracy against the ReLU count."""
+    """Accuracy, against the ReLU count where there are ReLUs."""
     low, high = wilson(r.original.accuracy, r.original.images)
     original = Row(
         cells([
@@ -63,7 +63,7 @@ def accuracy_section(r: Reduction, points: Points, figures: Sequence[Picture]) -
             rows.append(Row(cells(texts), "start" if i == 0 else ""))
     head = cells(["", "budget", "ReLUs left", "share", "seeds", "test accuracy", "points", "validation"])
     return Section(
-        "Accuracy against ReLU count",
+        "Accuracy against ReLU count" if r.relu_total else "Accuracy",
         figures=tuple(figures),
         tables=(Table(head, tuple(rows)),),
         after=(

@@ -367,3 +367,27 @@ def test_runs_with_other_forms_are_other_curves_though_their_folders_have_one_na
     found = Tables((tmp_path / "out" / "report.html").read_text())
     assert found.row("power:2", "batch", "poly:2")[3:] == ["1", "97.00 %", "15", "30", "500 ms"]
     assert found.row("cgf", "batch", "poly:2")[3:] == ["1", "91.00 %", "15", "30", "2.00 s"]
+
+
+def test_several_models_of_one_seed_are_not_averaged_as_seeds(tmp_path: Path) -> None:
+    """One retrained for an epoch and one for eight made "2 seeds, ± 1.77", which no seed had to do with."""
+    settings = {"forms": {"softmax": "power:2", "norm": "batch", "activation": "poly:2"}}
+    for name, right in (("one", 91), ("eight", 97)):
+        write(tmp_path / name, [model(0, (0, 0), scores((right,) * 3), 7, settings=settings)])
+    with pytest.raises(ParameterError, match=r"of one seed(.|\n)*power:2, batch, poly:2(.|\n)*seed 7: 2 models"):
+        write_reduction_report([tmp_path / "one", tmp_path / "eight"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_that_never_had_relus_is_not_drawn_over_their_number(tmp_path: Path) -> None:
+    settings = {"forms": {"softmax": "power:2", "norm": "batch", "activation": "poly:2"}}
+    write(tmp_path / "a", [model(0, (0, 0), scores((97,) * 3), settings=settings)])
+    top = tmp_path / "a" / "reduction.json"
+    record = json.loads(top.read_text())
+    record["baseline"]["relu_count"] = 0
+    top.write_text(json.dumps(record))
+    found = write_reduction_report([tmp_path / "a"], tmp_path / "out")
+    assert "accuracy.png" not in found["plots"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Accuracy against ReLU count" not in page
+    assert "What was kept" not in page
